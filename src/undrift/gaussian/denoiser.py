@@ -1,0 +1,197 @@
+r"""A network made a denoiser, on any clock.
+
+.. math:: \hat x_0(x_t, t) = \text{skip}_t\, x_t + \text{out}_t\, F\big(c_t x_t,\ n_t\big)
+
+with the head's skip and out, an input scale that gives the network unit variance, and a noise label that depends on
+sigma / alpha alone. Nothing in it is tied to t, so a model trained on one clock samples on another (`on`): two Gaussian
+paths at equal log-SNR differ by a scale of the state.
+
+Sources: Karras et al. 2022, section 5 (preconditioning, here for any alpha); Song et al. 2021, appendix (VE <-> VP).
+Checked by: tests/gaussian/test_denoiser.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from undrift.core import check_state, pad, scalars
+from undrift.errors import ShapeError, TimeError
+from undrift.gaussian.heads import Head
+from undrift.gaussian.path import Path
+from undrift.laws import Point
+from undrift.typing import State, Time
+
+__all__ = ["NetDenoiser", "Reclocked", "Trainable", "noise_label", "score"]
+
+Network = Callable[..., Tensor]
+
+
+class Trainable(Protocol):
+    """A denoiser whose error can be measured in the units of its own head."""
+
+    @property
+    def path(self) -> Path:
+        """The path it was made for."""
+        ...
+
+    def __call__(self, x_t: Tensor, t: Time) -> Any:
+        """Law of the clean end."""
+        ...
+
+    def error(self, x_0: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """Prediction minus target in head units, shape (B, *E)."""
+        ...
+
+
+def noise_label(log_snr: Tensor, floor: float = 1e-4) -> Tensor:
+    r"""What the network is told of the time: a bounded, smooth function of sigma / alpha, shape kept.
+
+    .. math:: n = \tfrac18 \log\frac{r^2 + \epsilon^2}{1 + \epsilon^2 r^2}, \qquad r = \sigma / \alpha
+
+    It is EDM's log(sigma)/4 wherever epsilon << r << 1/epsilon, and finite at both ends of every schedule.
+
+    Checked by: tests/gaussian/test_denoiser.py::test_noise_label_is_edm_inside_and_finite_at_the_ends
+    """
+    signal, noise = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)  # alpha^2 and sigma^2 of the unit-power clock
+    return 0.125 * ((noise + floor**2 * signal).log() - (signal + floor**2 * noise).log())
+
+
+def score(denoiser: Any, x_t: State, t: Time) -> State:
+    r"""The score by Tweedie's formula, :math:`\nabla \log p_t(x_t) = (\alpha_t E[X_0 | x_t] - x_t) / \sigma_t^2`.
+
+    Args:
+        denoiser: any denoiser on a Gaussian path.
+        x_t: state, shape (B, *E).
+        t: time, shape () or (B,), sigma > 0.
+
+    Returns:
+        Shape (B, *E), nats per codec unit.
+
+    Source: Efron 2011. Checked by: tests/gaussian/test_exact.py::test_score_is_the_gradient_of_the_log_density
+    """
+    schedule = denoiser.path.schedule
+    residual = pad(schedule.alpha(t), x_t) * denoiser(x_t, t).mean - x_t
+    return residual / pad(schedule.sigma(t).square(), x_t)
+
+
+@dataclass(frozen=True)
+class NetDenoiser:
+    """Anybody's network as a denoiser (and, with `given`, as a conditional model).
+
+    Attributes:
+        net: `net(x, noise)` or `net(x, noise, cond)`: x (B, *E), noise (B,) -> (B, *E).
+        path: the Gaussian path it was trained on.
+        head: what it predicts, a key of `heads.HEADS`.
+        data_std: standard deviation of the data, codec units, measured.
+        cond: the bound condition, one per sample, or None.
+        span: (earliest, latest) time it serves.
+
+    Raises:
+        HeadError: the head is unknown, or singular on the path within the span.
+    """
+
+    net: Network
+    path: Path
+    head: str = "edm"
+    data_std: float = 1.0
+    cond: Tensor | None = None
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _ = self._row  # a singular head is refused here, not in the first step
+
+    @cached_property
+    def _row(self) -> Head:
+        return Head(self.head, self.path.schedule, self.data_std, self.span)
+
+    def given(self, cond: Tensor) -> "NetDenoiser":
+        """The denoiser of the clean end given `cond`: one condition per sample, or one for all, shape (1,)."""
+        return replace(self, cond=cond)
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The class index that says nothing: the network's number of classes."""
+        classes = getattr(self.net, "classes", None)
+        if classes is None:
+            raise ShapeError(
+                f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels"
+            )
+        return torch.full_like(cond, classes)
+
+    def output(self, x_t: State, t: Time) -> State:
+        """The network's own output y, in head units, shape (B, *E)."""
+        check_state(x_t)
+        schedule = self.path.schedule
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        scale = (alpha.square() * self.data_std**2 + sigma.square()).rsqrt()
+        label = noise_label(schedule.log_snr(t)).to(device=x_t.device, dtype=x_t.dtype).expand(x_t.shape[0])
+        inputs = pad(scale, x_t) * x_t
+        if self.cond is None:
+            y = self.net(inputs, label)
+        else:
+            y = self.net(inputs, label, self.cond.expand(x_t.shape[0], *self.cond.shape[1:]))
+        if y.shape != x_t.shape:
+            raise ShapeError(
+                f"{type(self.net).__name__} answered with shape {tuple(y.shape)} to a state of shape {tuple(x_t.shape)}; a "
+                "denoiser's network returns what it was given: drop a learned variance, or adapt the output"
+            )
+        return y.to(x_t.dtype)
+
+    def __call__(self, x_t: State, t: Time) -> Point:
+        """Point at the predicted clean end."""
+        return Point(self._row.clean(self.output(x_t, t), x_t, t))
+
+    def error(self, x_0: State, x_t: State, t: Time) -> State:
+        """Prediction minus target in head units, where the loss is well-scaled at every noise level."""
+        return self.output(x_t, t) - self._row.target(x_0, x_t, t)
+
+    def on(self, path: Path) -> "Reclocked":
+        """The same model on another clock."""
+        return Reclocked(self, path)
+
+    def modules(self) -> list[nn.Module]:
+        """The torch modules inside, for optimisers."""
+        return [self.net] if isinstance(self.net, nn.Module) else []
+
+
+@dataclass(frozen=True)
+class Reclocked:
+    r"""A denoiser made for one Gaussian path, used on another.
+
+    At equal log-SNR the two states differ by a scale,
+    :math:`x^{own} = x \sqrt{(\alpha_{own}^2 + \sigma_{own}^2) / (\alpha^2 + \sigma^2)}`.
+
+    Attributes:
+        inner: the denoiser.
+        path: the clock it is used on.
+
+    Checked by: tests/gaussian/test_denoiser.py::test_reclocked_exact_law_is_exact
+    """
+
+    inner: Any
+    path: Path
+
+    def __call__(self, x_t: State, t: Time) -> Any:
+        """Law of the clean end.
+
+        Raises:
+            TimeError: the noise level at t lies outside the inner path's.
+        """
+        own, here = self.inner.path.schedule, self.path.schedule
+        log_snr = here.log_snr(scalars(t))
+        clock = own.time(log_snr)
+        if clock.device.type == "cpu":
+            off = (own.log_snr(clock) - log_snr).abs()
+            if bool((off > 1e-3 * (1 + log_snr.abs())).any()):
+                raise TimeError(
+                    f"log-SNR {float(log_snr.flatten()[0]):g} at t = {float(t.flatten()[0]):g} of {here!r} is never reached by "
+                    f"{own!r}, on which this model was made; start the grid where it is: "
+                    f"start={float(here.time(own.log_snr(torch.ones((), dtype=torch.float64)))):.6g}"
+                )
+        power = (own.alpha(clock).square() + own.sigma(clock).square()) / (
+            here.alpha(t).square() + here.sigma(t).square()
+        )
+        return self.inner(pad(power.sqrt(), x_t) * x_t, clock)

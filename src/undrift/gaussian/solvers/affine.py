@@ -1,0 +1,61 @@
+"""One-call steps: x_s = a x_t + b E[X_0 | x_t] + c z, with every number known before the loop.
+
+DDIM, DDPM, Euler-Maruyama and the exponential integrator differ in the three numbers alone. A solver of this kind defines
+`coefficients(path, t, s)`; the plan and the arithmetic are here, once.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.core import Random
+from undrift.gaussian.path import Path
+from undrift.gaussian.solvers.plan import Plan, ends, tabulate
+from undrift.grids import Grid
+from undrift.protocols import Denoiser
+from undrift.simulate import check_family
+
+__all__ = ["AffineSolver"]
+
+
+class AffineSolver(ABC):
+    """A solver whose step is affine in the state, the posterior mean and fresh noise."""
+
+    @property
+    def family(self) -> str:
+        """The wing it serves."""
+        return "gaussian"
+
+    @property
+    def order(self) -> int:
+        """Declared order of convergence."""
+        return 1
+
+    @abstractmethod
+    def coefficients(self, path: Path, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, b, c) for all steps at once: t and s have shape (n,), float64."""
+
+    def calls(self, grid: Grid) -> int:
+        """One a step."""
+        return grid.steps
+
+    def plan(self, path: Path, grid: Grid) -> Plan:
+        """(a, b, c) of every step."""
+        check_family(self, path)
+        return tabulate(self, path, grid, self.coefficients(path, *ends(grid)))
+
+    def init(self, x: Tensor) -> None:
+        """No state."""
+
+    def step(
+        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: None, rng: Random
+    ) -> tuple[Tensor, None, Any]:
+        """One call, then at most three elementwise operations; noise is drawn only where c > 0."""
+        a, b, c = plan.rows[i]
+        law = denoiser(x, plan.times[i])
+        x = torch.add(x * a, law.mean, alpha=b)
+        if c > 0:
+            x = torch.add(x, rng.normal(x.shape, dtype=x.dtype, device=x.device), alpha=c)
+        return x, None, law
