@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         self.time = nn.Sequential(nn.Linear(1, r["embedding"]), nn.SiLU(), nn.Linear(r["embedding"], r["embedding"]))
 
     def forward(self, x_t, log_snr_t, label):
+        """Output of the same shape as x_t, (B, 1, 8, 8)."""
         return self.unet(x_t, self.label(label) + self.time(log_snr_t[..., None]))
 
 

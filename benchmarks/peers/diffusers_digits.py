@@ -1,7 +1,7 @@
 """diffusers: `UNet2DModel` with class embeddings, DDPM training, a multistep solver or DDIM at 50 calls.
 
-Training follows the project's own script for unconditional images (AdamW betas 0.95 and 0.999, weight decay 1e-6, gradient
-norm clipped at 1, `EMAModel` with warm-up); widths are cut to what 8x8 images can use.
+Training follows the project's own script for unconditional images (AdamW betas 0.95 and 0.999, weight decay 1e-6,
+gradient norm clipped at 1, `EMAModel` with warm-up); widths are cut to what 8x8 images can use.
 """
 
 import torch

@@ -4,11 +4,12 @@ An entry is a script `benchmarks/peers/<name>_digits.py`, called as
 
     python <name>_digits.py --train IN.npz --out OUT.npz --seed S --seconds 60 --calls 50 --threads 2
 
-IN.npz holds `images` (N, 1, 8, 8) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to draw.
-OUT.npz holds `samples` (M, 1, 8, 8) in the same unit, and numbers about the run: see `Task.save`.
+IN.npz holds `images` (N, 1, 8, 8) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to
+draw. OUT.npz holds `samples` (M, 1, 8, 8) in the same unit, and numbers about the run: see `Task.save`.
 
-The clock (`Task.elapsed`) starts when training starts: importing and building the network are free for everyone, anything
-compiled or warmed up inside the loop is not. Network calls are counted by a hook on the network itself, not declared.
+The clock (`Task.elapsed`) starts when training starts: importing and building the network are free for everyone,
+anything compiled or warmed up inside the loop is not. Network calls are counted by a hook on the network itself, not
+declared.
 """
 
 import argparse

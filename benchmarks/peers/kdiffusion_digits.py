@@ -1,9 +1,9 @@
 """k-diffusion: its `image_v1` U-Net in its Karras `Denoiser`, its noise-level densities, moving average and samplers.
 
-`import k_diffusion` runs `evaluation` and `augmentation`, which need torchvision, CLIP, clean-fid and scikit-image, none of
-which train or sample anything here. So the package's `__init__` is skipped (the sub-modules are imported from their own
-files, unchanged), and the one torchvision name that `k_diffusion.utils` imports, for saving PNG files, is an empty module.
-The label enters through `mapping_cond`, one-hot.
+`import k_diffusion` runs `evaluation` and `augmentation`, which need torchvision, CLIP, clean-fid and scikit-image,
+none of which train or sample anything here. So the package's `__init__` is skipped (the sub-modules are imported from
+their own files, unchanged), and the one torchvision name that `k_diffusion.utils` imports, for saving PNG files, is an
+empty module. The label enters through `mapping_cond`, one-hot.
 """
 
 import importlib.util
@@ -50,7 +50,8 @@ def train(task: Task) -> layers.Denoiser:
     )
     model = layers.Denoiser(inner, sigma_data=sigma_data, weighting=r["weighting"])
     averaged = deepcopy(model)
-    optimizer = torch.optim.AdamW(inner.param_groups(r["lr"]), lr=r["lr"], betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
+    groups = inner.param_groups(r["lr"])
+    optimizer = torch.optim.AdamW(groups, lr=r["lr"], betas=(0.95, 0.999), eps=1e-6, weight_decay=1e-3)
     warm_up = utils.EMAWarmup(power=r["ema_power"], max_value=0.9999)
     model.train()
     for used, x, y in task.batches(r["batch"]):

@@ -152,11 +152,12 @@ def _ladder(
     free_start, free_end = not np.isfinite(noise[0]), noise[1] == 0
     bottom = min(low, 0.5 * noise[0]) if free_end else noise[1]
     top = max(high, 2 * bottom) if free_start else noise[0]
+    first, last = forward(np.array([top, bottom]))
     rungs = steps + 1 - free_start - free_end
     if free_start and free_end and rungs == 1:
-        ladder = np.array([0.5 * (forward(top) + forward(bottom))])
+        ladder = np.array([0.5 * (first + last)])
     else:
-        ladder = np.linspace(forward(top), forward(bottom), rungs)
+        ladder = np.linspace(first, last, rungs)
     inner = _times(schedule, inverse(ladder[0 if free_start else 1 : rungs if free_end else rungs - 1]))
     return of_times([start, *inner, end])
 

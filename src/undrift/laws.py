@@ -15,7 +15,7 @@ Checked by: tests/test_laws.py
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +47,7 @@ __all__ = [
 _LOG_2PI = 1.8378770664093453
 
 
+@runtime_checkable
 class Law(Protocol):
     """A distribution: one independent event per batch row."""
 
@@ -55,6 +56,7 @@ class Law(Protocol):
         ...
 
 
+@runtime_checkable
 class Clean(Law, Protocol):
     """A law of the clean end: it can be pushed one step back, cut into rows, and contrasted with another."""
 
@@ -62,15 +64,16 @@ class Clean(Law, Protocol):
         """Law of Y where X follows this law and Y | X follows `kernel`."""
         ...
 
-    def rows(self, which: slice) -> Self:
+    def rows(self, which: slice) -> Any:
         """The same law for some rows of the batch."""
         ...
 
-    def extrapolate(self, other: Self, scale: float) -> "Clean":
+    def extrapolate(self, other: Any, scale: float) -> Any:
         """`other + scale (self - other)` in the coordinates where evidence adds: label guidance."""
         ...
 
 
+@runtime_checkable
 class Moments(Clean, Protocol):
     """A law whose mean and marginal variances are known."""
 
@@ -85,6 +88,7 @@ class Moments(Clean, Protocol):
         ...
 
 
+@runtime_checkable
 class Density(Law, Protocol):
     """A law with a density (or a mass function)."""
 
@@ -93,6 +97,7 @@ class Density(Law, Protocol):
         ...
 
 
+@runtime_checkable
 class Conjugate(Moments, Protocol):
     """A law closed under Bayes' rule with a Gaussian look."""
 
@@ -101,6 +106,7 @@ class Conjugate(Moments, Protocol):
         ...
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """A conditional law: x -> law of y."""
 
@@ -264,9 +270,9 @@ class Normal(Numbers):
         return Normal(mean, self.cov.map(lambda v: scale.square() * v + noise))
 
     def posterior(self, y: State, alpha: Tensor, variance: Tensor) -> "Normal":
-        """Kalman update, every gain a function of the spectrum.
+        r"""Kalman update, every gain a function of the spectrum.
 
-        .. math:: m + \\alpha\\Sigma(\\alpha^2\\Sigma + v)^{-1}(y - \\alpha m), \\quad v\\Sigma(\\alpha^2\\Sigma + v)^{-1}
+        .. math:: m + \alpha\Sigma(\alpha^2\Sigma + v)^{-1}(y - \alpha m), \quad v\Sigma(\alpha^2\Sigma + v)^{-1}
         """
         a, v = look(alpha, variance, self.cov.values)
         residual = (y - column(alpha, y) * self.mean).flatten(1)
@@ -416,7 +422,7 @@ class Categorical:
         """Sitewise average of the kernel."""
         return kernel.average(self.probs)
 
-    def extrapolate(self, other: Self, scale: float) -> "Categorical":
+    def extrapolate(self, other: "Categorical", scale: float) -> "Categorical":
         """Label guidance in the log probabilities, normalised."""
         return Categorical(torch.log_softmax(torch.lerp(other.log_probs, self.log_probs, scale), -1))
 

@@ -7,7 +7,7 @@ A protocol stands here only if every family implements it without `NotImplemente
 `isinstance`. What one family alone has (stochasticity, `flip`, velocities) stays in its wing.
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from undrift.typing import PerSample, Time
 __all__ = ["Conditional", "Denoiser", "Objective", "Path", "Sampler"]
 
 
+@runtime_checkable
 class Path(Protocol):
     """How clean data becomes noise, and the step back.
 
@@ -48,6 +49,7 @@ class Path(Protocol):
         ...
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What the clean end could be: `(x_t, t) -> Law`."""
 
@@ -61,6 +63,7 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
 class Conditional(Protocol):
     """A model of many laws: choose one with `given`, so that nothing carries an argument that it ignores."""
 
@@ -73,6 +76,7 @@ class Conditional(Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss per sample; its docstring states the unit."""
 
@@ -84,6 +88,7 @@ class Objective(Protocol):
 PlanT = TypeVar("PlanT")
 
 
+@runtime_checkable
 class Sampler(Protocol[PlanT]):
     """Frozen settings of a way to run a path backwards; all state is passed explicitly.
 
@@ -114,8 +119,6 @@ class Sampler(Protocol[PlanT]):
         """State before the first step."""
         ...
 
-    def step(
-        self, denoiser: Denoiser, plan: PlanT, i: int, x: Tensor, state: Any, rng: Random
-    ) -> tuple[Tensor, Any, Any]:
+    def step(self, denoiser: Denoiser, plan: PlanT, i: int, x: Tensor, state: Any, rng: Random) -> tuple[Tensor, Any, Any]:
         """Step i: the next x, the next state, and the law of the clean end it was made from."""
         ...

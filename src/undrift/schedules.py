@@ -319,9 +319,7 @@ class Custom(Schedule):
             )
         log_snr = self.log_snr(t)
         bad = int((~(log_snr[1:] < log_snr[:-1])).sum())
-        _require(
-            bad == 0, f"alpha/sigma must fall strictly from t = 0 to t = 1; it does not on {bad} of 1000 intervals"
-        )
+        _require(bad == 0, f"alpha/sigma must fall strictly from t = 0 to t = 1; it does not on {bad} of 1000 intervals")
 
     def alpha(self, t: Time) -> Time:
         """The given alpha."""

@@ -138,9 +138,7 @@ def sample(
                 f"{shape[0]} samples (first: sample {int(bad.nonzero()[0])}); if the network was trained, look for a time "
                 "outside its training range or an overflow of a half-precision dtype"
             )
-    raise NonFiniteError(
-        "a sample was not finite, and the replay from the same seed was: the denoiser is not deterministic"
-    )
+    raise NonFiniteError("a sample was not finite, and the replay from the same seed was: the denoiser is not deterministic")
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,7 @@ class Covariance:
         values, basis = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
         floor = -1e-8 if matrix.dtype == torch.float64 else -1e-4
         if bool((values < floor * values.abs().amax(-1, keepdim=True)).any()):
-            raise LawError(
-                f"a covariance must be positive semi-definite; smallest eigenvalue {float(values.min()):.3g}"
-            )
+            raise LawError(f"a covariance must be positive semi-definite; smallest eigenvalue {float(values.min()):.3g}")
         return Covariance(values.clamp_min(0), torch.zeros_like(values[..., :1]), basis, matrix.shape[-1])
 
     @staticmethod
@@ -138,9 +136,9 @@ class Covariance:
 
     def rows(self, which: slice) -> "Covariance":
         """The same covariance for some rows of the batch; a shared one (batch shape (1, ...)) stays shared."""
-        return Covariance(
-            *(v if v is None or v.shape[0] == 1 else v[which] for v in (self.values, self.tail, self.basis)), self.dim
-        )
+        values, tail = (v if v.shape[0] == 1 else v[which] for v in (self.values, self.tail))
+        basis = self.basis if self.basis is None or self.basis.shape[0] == 1 else self.basis[which]
+        return Covariance(values, tail, basis, self.dim)
 
     @property
     def _square(self) -> bool:

@@ -8,7 +8,7 @@ Neither touches a global generator.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from undrift.errors import ShapeError
 _MASK = (1 << 64) - 1
 
 
+@runtime_checkable
 class Random(Protocol):
     """What a law or a sampler may ask of a source of randomness."""
 

@@ -46,9 +46,7 @@ class Path:
 
     def __post_init__(self) -> None:
         if not bool((self.landing >= 0).all()) or abs(float(self.landing.sum()) - 1) > 1e-6:
-            raise LawError(
-                f"landing probabilities must be >= 0 and sum to 1, got a sum of {float(self.landing.sum()):.6g}"
-            )
+            raise LawError(f"landing probabilities must be >= 0 and sum to 1, got a sum of {float(self.landing.sum()):.6g}")
 
     @property
     def family(self) -> str:
@@ -161,9 +159,7 @@ class Path:
     def _check(self, x: Tensor, what: str) -> None:
         check_state(x, what)
         if x.dtype.is_floating_point:
-            raise ShapeError(
-                f"{what} holds {x.dtype} numbers; a discrete state holds integer symbols: use {what}.long()"
-            )
+            raise ShapeError(f"{what} holds {x.dtype} numbers; a discrete state holds integer symbols: use {what}.long()")
         if x.device.type == "cpu" and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.symbols:
             raise ShapeError(
                 f"{what} holds symbols from {int(x.min())} to {int(x.max())}; this path has {self.symbols} symbols, 0 to "

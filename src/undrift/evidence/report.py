@@ -176,8 +176,6 @@ def evaluate(
         figures.append(Figure("judge agreement", judge.agreement(samples, labels), floor, "higher", "share"))
     figures += [
         both("class imbalance", lambda block: _imbalance(judge.predict(block), held_out_labels), "share"),
-        Figure(
-            "memorised fraction", memorised_fraction(samples, train, held_out, _QUANTILE), yardstick, "lower", "share"
-        ),
+        Figure("memorised fraction", memorised_fraction(samples, train, held_out, _QUANTILE), yardstick, "lower", "share"),
     ]
     return Evidence(tuple(figures), len(samples), len(train), len(held_out), size, seed)

@@ -13,7 +13,7 @@ Checked by: tests/gaussian/test_denoiser.py
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ __all__ = ["NetDenoiser", "Reclocked", "Trainable", "noise_label", "score"]
 Network = Callable[..., Tensor]
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A denoiser whose error can be measured in the units of its own head."""
 
@@ -116,9 +117,7 @@ class NetDenoiser:
         """The class index that says nothing: the network's number of classes."""
         classes = getattr(self.net, "classes", None)
         if classes is None:
-            raise ShapeError(
-                f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels"
-            )
+            raise ShapeError(f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels")
         return torch.full_like(cond, classes)
 
     def output(self, x_t: State, t: Time) -> State:
@@ -191,7 +190,5 @@ class Reclocked:
                     f"{own!r}, on which this model was made; start the grid where it is: "
                     f"start={float(here.time(own.log_snr(torch.ones((), dtype=torch.float64)))):.6g}"
                 )
-        power = (own.alpha(clock).square() + own.sigma(clock).square()) / (
-            here.alpha(t).square() + here.sigma(t).square()
-        )
+        power = (own.alpha(clock).square() + own.sigma(clock).square()) / (here.alpha(t).square() + here.sigma(t).square())
         return self.inner(pad(power.sqrt(), x_t) * x_t, clock)

@@ -107,9 +107,7 @@ class LabelledMixture:
             LabelError: a label is not in 0..C.
         """
         if bool(((cond < 0) | (cond > self.classes)).any()):
-            raise LabelError(
-                f"labels run from 0 to {self.classes - 1}, and {self.classes} says nothing; got {cond.tolist()}"
-            )
+            raise LabelError(f"labels run from 0 to {self.classes - 1}, and {self.classes} says nothing; got {cond.tolist()}")
         allowed = (cond[:, None] == self.labels) | (cond[:, None] == self.classes)
         log_weights = torch.where(allowed, self.mixture.log_weights, -torch.inf)
         return Mixture(torch.log_softmax(log_weights, -1), self.mixture.means, self.mixture.cov)

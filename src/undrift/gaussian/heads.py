@@ -2,7 +2,8 @@ r"""What a network predicts, as rows of one table.
 
 Every head y is an affine function of the state and the clean end, so each row is two scalar functions of time,
 
-.. math:: x_0 = \text{skip}_t\, x_t + \text{out}_t\, y \qquad\Longleftrightarrow\qquad y = (x_0 - \text{skip}_t\, x_t) / \text{out}_t ,
+.. math:: x_0 = \text{skip}_t\, x_t + \text{out}_t\, y
+          \qquad\Longleftrightarrow\qquad y = (x_0 - \text{skip}_t\, x_t) / \text{out}_t ,
 
 and a conversion between two heads goes through x_0. With s = sigma, a = alpha, d = standard deviation of the data:
 
@@ -139,9 +140,7 @@ class Head:
         """
         skip, out = self.coefficients(t)
         if out.device.type == "cpu" and bool((out == 0).any()):
-            raise HeadError(
-                f"head {self.name!r} has no value where sigma = 0; keep t >= an early stop t0 > 0, or use 'x0'"
-            )
+            raise HeadError(f"head {self.name!r} has no value where sigma = 0; keep t >= an early stop t0 > 0, or use 'x0'")
         return (x_0 - pad(skip, x_t) * x_t) / pad(out, x_t)
 
 

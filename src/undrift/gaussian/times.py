@@ -11,7 +11,7 @@ Checked by: tests/gaussian/test_times.py
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from undrift.schedules import Schedule
 __all__ = ["LogNormalNoise", "TimeLaw", "UniformTime"]
 
 
+@runtime_checkable
 class TimeLaw(Protocol):
     """A law of training times."""
 

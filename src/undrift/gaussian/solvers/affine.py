@@ -48,10 +48,9 @@ class AffineSolver(ABC):
 
     def init(self, x: Tensor) -> None:
         """No state."""
+        return None
 
-    def step(
-        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: None, rng: Random
-    ) -> tuple[Tensor, None, Any]:
+    def step(self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: None, rng: Random) -> tuple[Tensor, None, Any]:
         """One call, then at most three elementwise operations; noise is drawn only where c > 0."""
         a, b, c = plan.rows[i]
         law = denoiser(x, plan.times[i])

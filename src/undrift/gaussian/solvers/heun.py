@@ -73,9 +73,7 @@ class Heun:
     def init(self, x: Tensor) -> None:
         """No state."""
 
-    def step(
-        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: None, rng: Random
-    ) -> tuple[Tensor, None, Any]:
+    def step(self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: None, rng: Random) -> tuple[Tensor, None, Any]:
         """Predict with DDIM, correct with the slope found there."""
         a, b, c, d, e, f = plan.rows[i]
         law = denoiser(x, plan.times[i])
