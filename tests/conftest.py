@@ -2,4 +2,4 @@
 
 from jaxtyping import install_import_hook
 
-_HOOK = install_import_hook("undrift", "beartype.beartype")
+_HOOK = install_import_hook("undrift", "typechecker.check")

@@ -9,7 +9,7 @@ import azula.sample
 import torch
 from azula.denoise import KarrasDenoiser
 from azula.nn.unet import UNet
-from interface import Task, cosine, read_task
+from interface import Task, cosine, layout, read_task
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,6 +22,7 @@ RECIPE = {
     "dropout": None,
     "schedule": "VPSchedule",
     "standardise": True,
+    "channels_last": True,
     "lr": 2e-3,
     "batch": 64,
     "ema_power": 0.75,
@@ -63,7 +64,7 @@ class Backbone(nn.Module):
 def train(task: Task) -> tuple[KarrasDenoiser, float, float]:
     r = task.recipe
     mean, std = (float(task.images.mean()), float(task.images.std())) if r["standardise"] else (0.0, 1.0)
-    denoiser = KarrasDenoiser(Backbone(r), getattr(azula.noise, r["schedule"])())
+    denoiser = KarrasDenoiser(layout(Backbone(r), r["channels_last"]), getattr(azula.noise, r["schedule"])())
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=r["lr"], weight_decay=1e-4)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ gradient norm clipped at 1, `EMAModel` with warm-up); widths are cut to what 8x8
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
-from interface import Task, cosine, read_task
+from interface import Task, cosine, layout, read_task
 from torch.nn import functional as F
 
 RECIPE = {
@@ -17,6 +17,7 @@ RECIPE = {
     "dropout": 0.0,
     "schedule": "squaredcos_cap_v2",
     "prediction": "v_prediction",
+    "channels_last": True,
     "lr": 2e-3,
     "batch": 64,
     "ema_power": 0.75,
@@ -40,6 +41,7 @@ def train(task: Task) -> UNet2DModel:
         dropout=r["dropout"],
         num_class_embeds=10,
     )
+    model = layout(model, r["channels_last"])
     noise_scheduler = DDPMScheduler(1000, beta_schedule=r["schedule"], prediction_type=r["prediction"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=r["lr"], betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     ema = EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=r["ema_power"])

@@ -12,7 +12,7 @@ import types
 from copy import deepcopy
 
 import torch
-from interface import Task, cosine, read_task
+from interface import Task, cosine, layout, read_task
 from torch.nn import functional as F
 
 package = types.ModuleType("k_diffusion")
@@ -35,6 +35,7 @@ RECIPE = {
     "density": "lognormal",
     "sigma_min": 1e-2,
     "sigma_max": 80,
+    "channels_last": True,
     "lr": 2e-3,
     "batch": 64,
     "ema_power": 0.75,
@@ -48,6 +49,7 @@ def train(task: Task) -> layers.Denoiser:
     inner = ImageDenoiserModelV1(
         1, r["mapping"], r["depths"], r["channels"], r["attention"], mapping_cond_dim=10, dropout_rate=r["dropout"]
     )
+    inner = layout(inner, r["channels_last"])
     model = layers.Denoiser(inner, sigma_data=sigma_data, weighting=r["weighting"])
     averaged = deepcopy(model)
     groups = inner.param_groups(r["lr"])

@@ -4,22 +4,31 @@ The nouns: `schedules`, `laws`, `grids`, the wings `gaussian`, `bridge`, `discre
 `docs/architecture.md` for the house and `docs/notation.md` for its words.
 """
 
-from undrift import bridge, discrete, errors, gaussian, grids, laws, schedules
+from undrift import bridge, codecs, discrete, errors, evidence, gaussian, grids, guidance, laws, networks, schedules, training
 from undrift.core import PerSample, Shared
+from undrift.model import Model, fit, load
 from undrift.simulate import Ancestral, sample, trajectory
 
 __all__ = [
     "Ancestral",
+    "Model",
     "PerSample",
     "Shared",
     "bridge",
+    "codecs",
     "discrete",
     "errors",
+    "evidence",
+    "fit",
     "gaussian",
     "grids",
+    "guidance",
     "laws",
+    "load",
+    "networks",
     "sample",
     "schedules",
+    "training",
     "trajectory",
 ]
 __version__ = "0.1.0"

@@ -108,7 +108,12 @@ class Conjugate(Moments, Protocol):
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A conditional law: x -> law of y."""
+    """A conditional law: x -> law of y, one per batch row."""
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        ...
 
     def at(self, x: Tensor) -> "Density":
         """Law of y given x, batch shape that of x."""
@@ -134,6 +139,11 @@ class Affine:
     shift: Tensor
     variance: Tensor
 
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.shift.shape[0]
+
     def at(self, x: Tensor) -> "Normal":
         """Law of y given x, shape (B, *E)."""
         mean = column(self.scale, self.shift) * x + self.shift
@@ -158,6 +168,11 @@ class Jump:
     land: Float[Tensor, "b *e k"]
     stay: Float[Tensor, "b *e k"]
     weight: Float[Tensor, "b *e k"]
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.land.shape[0]
 
     def at(self, x: Tensor) -> "Categorical":
         """Law of y given symbols x, integer, shape (B, *E)."""
@@ -481,8 +496,8 @@ class Empirical(Numbers):
         return self.atoms[draw_index(self.log_weights, rng)]
 
     def through(self, kernel: Kernel) -> "Compound":
-        """An atom, then the kernel at it."""
-        return Compound(self, kernel)
+        """An atom, then the kernel at it, each row its own atom."""
+        return Compound(self.expand(max(kernel.batch, self.log_weights.shape[0])), kernel)
 
     def posterior(self, y: State, alpha: Tensor, variance: Tensor) -> "Empirical":
         """Softmax attention over the atoms: weights times the Gaussian likelihood of y.
@@ -518,9 +533,12 @@ class Compound:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density, shape (B,), nats: one pass over the atoms, memory O(B)."""
         total = torch.full(x.shape[:1], -torch.inf, dtype=self.base.log_weights.dtype, device=x.device)
+        weights = self.base.log_weights
+        likely = self.base.atoms[weights.argmax(-1)]  # stands in for atoms of no weight, where the kernel may be undefined
         for n, atom in enumerate(self.base.atoms):
-            inside = self.kernel.at(atom.expand(x.shape)).log_prob(x)
-            total = torch.logaddexp(total, self.base.log_weights[:, n] + inside)
+            possible = (weights[:, n] > -torch.inf).reshape(-1, *([1] * (x.ndim - 1)))
+            inside = self.kernel.at(torch.where(possible, atom, likely).expand(x.shape)).log_prob(x)
+            total = torch.logaddexp(total, weights[:, n] + inside)
         return total
 
 

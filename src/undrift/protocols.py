@@ -67,6 +67,11 @@ class Denoiser(Protocol):
 class Conditional(Protocol):
     """A model of many laws: choose one with `given`, so that nothing carries an argument that it ignores."""
 
+    @property
+    def path(self) -> Any:
+        """The path it was made for."""
+        ...
+
     def given(self, cond: Tensor) -> Denoiser:
         """The denoiser of the clean end given `cond`, one condition per sample."""
         ...

@@ -441,3 +441,15 @@ class ExponentialSurvival(SurvivalSchedule):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ScheduleError(message)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "VP": VP,
+    "SubVP": SubVP,
+    "Cosine": Cosine,
+    "VE": VE,
+    "EDM": EDM,
+    "LinearFlow": LinearFlow,
+    "Trigonometric": Trigonometric,
+}
+"""Every Gaussian schedule that a recipe on disk may name; a new one is one class and one entry."""

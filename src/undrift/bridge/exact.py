@@ -12,7 +12,6 @@ Checked by: tests/bridge/test_exact.py
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -64,19 +63,22 @@ class GaussianEnds:
         return self.ends(x_t, t).x_0
 
     def ends(self, x_t: State, t: Time) -> Pair:
-        """The exact posterior marginals of both ends given X_t; t of shape ()."""
+        """The exact posterior marginals of both ends given X_t."""
         check_state(x_t)
-        q = self.path.schedule
-        a, b, gamma = float(q.a(t)), float(q.b(t)), float(q.gamma(t))
+        q, flat = self.path.schedule, x_t.flatten(1)
+        a, b, gamma = (pad(c, flat).reshape(-1, 1, 1) for c in (q.a(t), q.b(t), q.gamma(t)))
         m_0, m_1 = self.data.mean.flatten(1), self.path.source.mean.flatten(1)
-        c_0, c_1 = self.data.covariance()[0], self.path.source.covariance()[0]
-        total = a * a * c_0 + b * b * c_1 + gamma * gamma * torch.eye(c_0.shape[0], dtype=c_0.dtype)
-        residual = x_t.flatten(1) - a * m_0 - b * m_1
+        c_0, c_1 = self.data.covariance(), self.path.source.covariance()
+        eye = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+        seen_0, seen_1, noise = a.square() * c_0, b.square() * c_1, gamma.square() * eye
+        residual = flat - a[..., 0] * m_0 - b[..., 0] * m_1
         laws = []
-        for weight, mean, cov in ((a, m_0, c_0), (b, m_1, c_1)):
-            gain = torch.linalg.solve(total, weight * cov).mT
-            posterior = Covariance.full(_symmetric(cov - weight * gain @ cov))
-            laws.append(Normal((mean + residual @ gain.mT).reshape(x_t.shape), _shared(posterior)))
+        for weight, mean, cov, rest in ((a, m_0, c_0, seen_1 + noise), (b, m_1, c_1, seen_0 + noise)):
+            gain = torch.linalg.solve(seen_0 + seen_1 + noise, weight * cov).mT
+            left = eye - weight * gain
+            # Joseph's form: a sum of two squares, so it stays a covariance where it vanishes (of x_1 at t = 1).
+            posterior = Covariance.full(_symmetric(left @ cov @ left.mT + gain @ rest @ gain.mT))
+            laws.append(Normal((mean + (gain @ residual[..., None])[..., 0]).reshape(x_t.shape), posterior))
         return Pair(*laws)
 
 
@@ -111,22 +113,21 @@ class Coupled:
         return self.ends(x_t, t).x_0
 
     def ends(self, x_t: State, t: Time) -> Pair:
-        """The exact posterior marginals of both ends given X_t: one set of weights over the pairs."""
+        """The exact posterior marginals of both ends given X_t: one set of weights over the pairs.
+
+        At gamma = 0 it is the limit: all weight on the pairs nearest to x_t, which at t = 1 are those that end there.
+
+        Checked by: tests/bridge/test_exact.py::test_coupled_at_the_reference_end_is_the_conditional_coupling
+        """
         check_state(x_t)
-        q = self.path.schedule
-        centre = pad(q.a(t), x_t)[..., None] * self.x_0.flatten(1) + pad(q.b(t), x_t)[..., None] * self.x_1.flatten(1)
-        distance = (x_t.flatten(1)[:, None] - centre).square().sum(-1)
-        variance = pad(q.gamma(t).square(), distance)
-        log_weights = torch.log_softmax(self.weights.log() - 0.5 * distance / variance, -1)
+        q, flat = self.path.schedule, x_t.flatten(1)[:, None]
+        a, b = pad(q.a(t), flat), pad(q.b(t), flat)
+        distance = (flat - a * self.x_0.flatten(1) - b * self.x_1.flatten(1)).square().sum(-1)
+        excess = distance - distance.amin(-1, keepdim=True)
+        penalty = torch.where(excess > 0, 0.5 * excess / pad(q.gamma(t).square(), distance), 0.0)
+        log_weights = torch.log_softmax(self.weights.log() - penalty, -1)
         return Pair(Empirical(log_weights, self.x_0), Empirical(log_weights, self.x_1))
 
 
 def _symmetric(matrix: Tensor) -> Tensor:
     return 0.5 * (matrix + matrix.mT)
-
-
-def _shared(cov: Covariance) -> Covariance:
-    return Covariance(cov.values[None], cov.tail[None], None if cov.basis is None else cov.basis[None], cov.dim)
-
-
-Ends = Any

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import check_order, check_state, pad
-from undrift.errors import ScheduleError
+from undrift.errors import ScheduleError, ShapeError
 from undrift.laws import Affine, Clean, Law, Pair, Point
 from undrift.schedules import BridgeSchedule
 from undrift.typing import State, Time
@@ -56,6 +56,12 @@ class Path:
         Raises:
             ShapeError: the source's event is not that of `like`.
         """
+        mean = self.source.mean
+        if mean.shape[1:] != like.shape[1:] or mean.shape[0] not in (1, like.shape[0]):
+            raise ShapeError(
+                f"the source of this bridge has shape {tuple(mean.shape)}, and states of shape {tuple(like.shape)} were asked "
+                "for; ask for the source's own event, and for as many samples as it has rows (any number if it has one)"
+            )
         start = torch.zeros_like(like)
         one = torch.ones((), dtype=torch.float64)
         return self.source.through(Affine(one, start, torch.zeros_like(one)))
@@ -79,6 +85,7 @@ class Path:
         Raises:
             ShapeError: s or t is neither () nor (B,).
             TimeError: not 0 <= s < t <= 1.
+            ScheduleError: gamma / a falls from s to t, so that no such kernel exists.
 
         Checked by: tests/conformance/test_families.py::test_corrupt_composes
         """
@@ -86,8 +93,8 @@ class Path:
         check_order(t, s)
         q = self.schedule
         keep = q.a(t) / q.a(s)
-        variance = q.gamma(t).square() - keep.square() * q.gamma(s).square()
-        return self.source.through(Affine(q.b(t) - keep * q.b(s), pad(keep, x_s) * x_s, variance.clamp_min(0)))
+        variance = _variance(q.gamma(t).square(), keep.square() * q.gamma(s).square())
+        return self.source.through(Affine(q.b(t) - keep * q.b(s), pad(keep, x_s) * x_s, variance))
 
     def reverse(self, x_t: State, law: Clean, t: Time, s: Time) -> Law:
         r"""Law of X_s given X_t = x_t when the clean end follows `law`.
@@ -104,6 +111,7 @@ class Path:
         Raises:
             ShapeError: t or s is neither () nor (B,).
             TimeError: not 0 <= s < t <= 1.
+            ScheduleError: gamma / b rises from s to t, so that no such kernel exists.
 
         Source: Liu et al. 2023 (I2SB), eq. 4, for a Brownian bridge.
         Checked by: tests/conformance/test_families.py::test_reverse_keeps_marginals
@@ -112,8 +120,8 @@ class Path:
         check_order(t, s)
         q = self.schedule
         keep = q.b(s) / q.b(t)
-        variance = q.gamma(s).square() - keep.square() * q.gamma(t).square()
-        return law.through(Affine(q.a(s) - keep * q.a(t), pad(keep, x_t) * x_t, variance.clamp_min(0)))
+        variance = _variance(q.gamma(s).square(), keep.square() * q.gamma(t).square())
+        return law.through(Affine(q.a(s) - keep * q.a(t), pad(keep, x_t) * x_t, variance))
 
     def tilt(self, law: Any, signal: State, t: Time) -> Point:
         r"""The clean law under a reward whose lifted gradient at x_t, with the reference end held, is `signal`.
@@ -169,6 +177,12 @@ def interpolate(schedule: BridgeSchedule, x_0: State, x_1: State, z: State, t: T
     return a * x_0 + b * x_1 + gamma * z
 
 
-def both_ends(clean: Tensor, reference: Tensor) -> Pair:
-    """A `Pair` of points, each shape (B, *E)."""
-    return Pair(Point(clean), Point(reference))
+def _variance(total: Tensor, inherited: Tensor) -> Tensor:
+    """Fresh variance of a kernel, shape of t; what rounding leaves below 0 is 0, and anything more is refused."""
+    fresh = total - inherited
+    if fresh.device.type == "cpu" and bool((fresh < -1e-12 * (total + inherited)).any()):
+        raise ScheduleError(
+            f"a step of this bridge would need the variance {float(fresh.min()):.3g}: gamma / a must not fall with t, and "
+            "gamma / b must not rise, or there is no Markov kernel between two times; take gamma = c sqrt(t (1 - t))"
+        )
+    return fresh.clamp_min(0)

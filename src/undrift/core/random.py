@@ -7,6 +7,7 @@ so sample i of seed s draws the same bits whatever the batch size, the number of
 Neither touches a global generator.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -90,7 +91,8 @@ class PerSample:
 
     def uniform(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """Independent uniform numbers in [0, 1), shape (B, *E) with B the number of samples."""
-        return self._draw("random", shape, dtype, device)
+        numbers = self._draw("random", shape, dtype, device)
+        return numbers.clamp_max(1 - torch.finfo(dtype).eps / 2)  # rounding to half precision must not make a 1
 
     def replay(self) -> "PerSample":
         """The same source, rewound to its seed."""
@@ -105,7 +107,7 @@ class PerSample:
         # float32 and float64 draw different bits; half precisions round a float32 draw, so they see the same noise.
         kind = np.float64 if dtype == torch.float64 else np.float32
         out = np.empty(tuple(shape), dtype=kind)
-        rows = out.reshape(len(self._streams), -1)
+        rows = out.reshape(len(self._streams), math.prod(shape[1:]))
         for stream, row in zip(self._streams, rows, strict=True):
             getattr(stream, method)(out=row, dtype=kind)
         return torch.from_numpy(out).to(device=device, dtype=dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from undrift.core import scalars
 from undrift.discrete.path import Path
+from undrift.errors import LawError
 from undrift.laws import Categorical, Empirical
 from undrift.typing import Time, Tokens
 
@@ -39,7 +40,13 @@ class Exact:
     data: Empirical
 
     def __call__(self, x_t: Tokens, t: Time) -> Empirical:
-        """The exact joint posterior of X_0 given X_t = x_t."""
+        """The exact joint posterior of X_0 given X_t = x_t.
+
+        Raises:
+            LawError: no event of the data could have led to x_t.
+
+        Checked by: tests/discrete/test_exact.py::test_a_state_that_no_event_explains_is_refused
+        """
         zero = torch.zeros_like(scalars(t))
         # log q(x_t | clean symbol), for each site and symbol; then summed along each atom.
         jump = self.path.forward(x_t, zero, t)
@@ -48,7 +55,13 @@ class Exact:
         atoms = self.data.atoms.flatten(1)
         sites = torch.arange(atoms.shape[1])
         evidence = seen.log()[:, sites, atoms].sum(-1)
-        return Empirical(torch.log_softmax(self.data.log_weights + evidence, -1), self.data.atoms)
+        joint = self.data.log_weights + evidence
+        if joint.device.type == "cpu" and bool((joint == -torch.inf).all(-1).any()):
+            raise LawError(
+                f"no event of the data could have led to this state at t = {float(scalars(t).max()):g}: it holds a symbol that "
+                "the data never has there and that noise never makes; check the symbols, or give the data every event"
+            )
+        return Empirical(torch.log_softmax(joint, -1), self.data.atoms)
 
 
 @dataclass(frozen=True)

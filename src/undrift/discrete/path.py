@@ -66,7 +66,7 @@ class Path:
         check_state(like, "like")
         return Categorical(self.landing.log().to(like.device).expand(*like.shape, self.symbols))
 
-    def corrupt(self, x_s: Tokens, s: Time, t: Time) -> Categorical:
+    def corrupt(self, x_s: Tensor, s: Time, t: Time) -> Categorical:
         """Law of X_t given X_s = x_s.
 
         Args:
@@ -78,7 +78,7 @@ class Path:
             Categorical, batch shape (B,).
 
         Raises:
-            ShapeError: symbols are not integers 0..K-1, or s or t is neither () nor (B,).
+            ShapeError: symbols are not int64 numbers 0..K-1, or s or t is neither () nor (B,).
             TimeError: not 0 <= s < t <= 1.
 
         Checked by: tests/discrete/test_path.py::test_corrupt_is_the_matrix_exponential
@@ -87,7 +87,7 @@ class Path:
         check_order(t, s)
         return self.forward(x_s, s, t).at(x_s)
 
-    def reverse(self, x_t: Tokens, law: Clean, t: Time, s: Time) -> Law:
+    def reverse(self, x_t: Tensor, law: Clean, t: Time, s: Time) -> Law:
         r"""Law of X_s given X_t = x_t when the clean end follows `law`.
 
         Args:
@@ -101,7 +101,7 @@ class Path:
             `Categorical` is exact sitewise and loses dependence between sites, O((t - s)^2) a step.
 
         Raises:
-            ShapeError: symbols are not integers 0..K-1, or t or s is neither () nor (B,).
+            ShapeError: symbols are not int64 numbers 0..K-1, or t or s is neither () nor (B,).
             TimeError: not 0 <= s < t <= 1.
             LawError: the law gives no mass to any clean symbol that could have led to x_t.
 
@@ -158,8 +158,8 @@ class Path:
 
     def _check(self, x: Tensor, what: str) -> None:
         check_state(x, what)
-        if x.dtype.is_floating_point:
-            raise ShapeError(f"{what} holds {x.dtype} numbers; a discrete state holds integer symbols: use {what}.long()")
+        if x.dtype != torch.int64:
+            raise ShapeError(f"{what} holds {x.dtype} numbers; a discrete state holds int64 symbols: use {what}.long()")
         if x.device.type == "cpu" and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.symbols:
             raise ShapeError(
                 f"{what} holds symbols from {int(x.min())} to {int(x.max())}; this path has {self.symbols} symbols, 0 to "

@@ -10,8 +10,9 @@ Sources: Karras et al. 2022, section 5 (preconditioning, here for any alpha); So
 Checked by: tests/gaussian/test_denoiser.py
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -111,7 +112,9 @@ class NetDenoiser:
 
     def given(self, cond: Tensor) -> "NetDenoiser":
         """The denoiser of the clean end given `cond`: one condition per sample, or one for all, shape (1,)."""
-        return replace(self, cond=cond)
+        bound = copy.copy(self)  # not `replace`: the checks of construction hold for every condition
+        object.__setattr__(bound, "cond", cond)
+        return bound
 
     def null(self, cond: Tensor) -> Tensor:
         """The class index that says nothing: the network's number of classes."""

@@ -41,7 +41,7 @@ class AffineSolver(ABC):
         """One a step."""
         return grid.steps
 
-    def plan(self, path: Path, grid: Grid) -> Plan:
+    def plan(self, path: Any, grid: Grid) -> Plan:
         """(a, b, c) of every step."""
         check_family(self, path)
         return tabulate(self, path, grid, self.coefficients(path, *ends(grid)))

@@ -12,7 +12,6 @@ Checked by: tests/gaussian/test_solvers.py::test_ddpm_matches_the_papers_update
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ class DDPM(AffineSolver):
         GridError: another variance.
     """
 
-    variance: Literal["posterior", "forward"] = "posterior"
+    variance: str = "posterior"
 
     def __post_init__(self) -> None:
         if self.variance not in ("posterior", "forward"):

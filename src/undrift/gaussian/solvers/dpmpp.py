@@ -18,7 +18,6 @@ from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import GridError
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.plan import Plan, ends, tabulate
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
@@ -53,7 +52,7 @@ class DPMSolverPP:
         """One a step."""
         return grid.steps
 
-    def plan(self, path: Path, grid: Grid) -> Plan:
+    def plan(self, path: Any, grid: Grid) -> Plan:
         """(a, b, c): x_s = a x_t + b D + c D_prev."""
         check_family(self, path)
         t, s = ends(grid)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from undrift.core import Random
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.plan import Plan, ends, tabulate
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
@@ -39,7 +38,7 @@ class Heun:
         """Two a step, one for the step onto t = 0."""
         return 2 * grid.steps - (grid.times[-1] == 0)
 
-    def plan(self, path: Path, grid: Grid) -> Plan:
+    def plan(self, path: Any, grid: Grid) -> Plan:
         """(a, b) of the predictor, (c, d, e, f) of the corrector: x_s = c x_t + d D_t + e x' + f D_s."""
         check_family(self, path)
         t, s = ends(grid)

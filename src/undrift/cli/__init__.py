@@ -1,0 +1,5 @@
+"""Commands: `undrift demo`."""
+
+from undrift.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,257 @@
+"""The facade: data in, a model that samples in the user's units, saved and loaded as plain files.
+
+model = undrift.fit(images, labels, seconds=60)
+model.sample(16, where=3, scale=2.0)
+model.save("runs/digits"); model = undrift.load("runs/digits")
+"""
+
+import json
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undrift import gaussian, grids, schedules, simulate
+from undrift.codecs import Images, Labels
+from undrift.errors import CheckpointError, DataError, LabelError
+from undrift.guidance import cfg
+from undrift.networks import UNet
+from undrift.protocols import Sampler
+from undrift.recipes import Recipe
+from undrift.training import Ema, Settings, forked, train
+from undrift.training.progress import show, steps
+
+__all__ = ["Model", "fit", "load"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A codec, a trained denoiser, and what was measured while training it.
+
+    Attributes:
+        denoiser: the trained network on its path; weights are the moving average.
+        codec: the user's images <-> states.
+        labels: class names, or None for a model without labels.
+        recipe: everything that rebuilds it.
+    """
+
+    denoiser: gaussian.NetDenoiser
+    codec: Images
+    labels: Labels | None
+    recipe: Recipe
+
+    def sample(
+        self,
+        n: int,
+        where: Any = None,
+        *,
+        scale: float = 1.0,
+        steps: int = 25,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Draw images.
+
+        Args:
+            n: how many, >= 1.
+            where: class of all of them, or one class for each; None asks for no class.
+            scale: strength of the label, 1 = as trained, larger = more typical and less varied.
+            steps: steps of the sampler; the default sampler makes two network calls a step.
+            seed: sample i of a seed is the same whatever n.
+            sampler: how to step; Heun's method on Karras et al.'s grid by default.
+            progress: draw a bar.
+
+        Returns:
+            Images as they came: shape (n, *codec.shape), in the user's units.
+
+        Raises:
+            DataError: n < 1.
+            LabelError: an unknown class, or a class asked of a model without labels.
+            NonFiniteError: the network gave NaN.
+        """
+        return self.codec.decode(self.states(n, where, scale=scale, steps=steps, seed=seed, sampler=sampler, progress=progress))
+
+    def states(
+        self,
+        n: int,
+        where: Any = None,
+        *,
+        scale: float = 1.0,
+        steps: int = 25,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """`sample` before decoding: states in codec units, float32, shape (n, *E)."""
+        if n < 1:
+            raise DataError(f"asked for {n} samples; ask for at least one")
+        return simulate.sample(
+            self.guided(n, where, scale),
+            sampler or gaussian.Heun(),
+            self.grid(steps),
+            (n, *self.codec.event_shape),
+            seed=seed,
+            progress=(lambda loop: _bar(loop, steps + 1)) if progress else iter,
+        )
+
+    def guided(self, n: int, where: Any = None, scale: float = 1.0) -> Any:
+        """The denoiser for n samples of the classes `where`; see `sample`."""
+        if self.labels is None:
+            if where is not None:
+                raise LabelError("this model was fitted without labels; fit it with labels to ask for a class")
+            return self.denoiser
+        if where is None:
+            return self.denoiser.given(self.denoiser.null(torch.zeros(n, dtype=torch.long)))
+        wanted = [where] * n if isinstance(where, str) or not isinstance(where, Iterable) else list(where)
+        if len(wanted) != n:
+            raise LabelError(f"{len(wanted)} classes were given for {n} samples; give one class, or one for each")
+        return cfg(self.denoiser, self.labels.encode(wanted), scale)
+
+    def grid(self, steps: int = 25) -> grids.Grid:
+        """The default grid of the model's path."""
+        return grids.karras(self.denoiser.path.schedule, steps)
+
+    def save(self, folder: str | File) -> File:
+        """Write recipe.json and model.safetensors to a folder, each to a temporary name first.
+
+        Returns:
+            The folder.
+        """
+        from safetensors.torch import save
+
+        folder = File(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous() for name, value in self.denoiser.modules()[0].state_dict().items()}
+        write(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        write(folder / "recipe.json", json.dumps(self.recipe.to_json(), indent=2).encode())
+        return folder
+
+
+def write(file: File, content: bytes) -> None:
+    """Write a file so that a kill at any moment, or a full disk, leaves the previous one whole."""
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as part:
+            part.write(content)
+            part.flush()
+            os.fsync(part.fileno())
+        os.replace(name, file)
+    except BaseException:
+        File(name).unlink(missing_ok=True)
+        raise
+
+
+def load(folder: str | File) -> Model:
+    """A model from a folder that `Model.save` wrote. Nothing in the folder is executed.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, not undrift's, or its weights do not fit its network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    folder = File(folder)
+    try:
+        recipe = Recipe.from_json(json.loads((folder / "recipe.json").read_text()))
+        weights = parse((folder / "model.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} is no run: {File(error.filename).name} is missing; give the folder save() made"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder}/recipe.json is not JSON ({error}); it was damaged: save the model again") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder}/model.safetensors is damaged or foreign ({error}); save the model again") from error
+    denoiser = recipe.build()
+    net = denoiser.modules()[0]
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {folder} do not fit the network of its recipe: {error}") from error
+    net.eval().requires_grad_(False)
+    try:
+        codec = Images.from_config(recipe.codec)
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder}/recipe.json describes no codec that this version knows: {error}") from error
+    return Model(denoiser, codec, None if recipe.class_names is None else Labels(tuple(recipe.class_names)), recipe)
+
+
+def fit(
+    images: np.ndarray,
+    labels: Iterable[Any] | None = None,
+    *,
+    seconds: float | None = None,
+    training: Settings | None = None,
+    network: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Model:
+    """Learn the distribution of images.
+
+    Args:
+        images: shape (N, H, W) or (N, H, W, C); integers or floats in any range.
+        labels: one class for each image (text or whole numbers), or None.
+        seconds: training time; 60 by default.
+        training: full settings, in place of `seconds`.
+        network: arguments of `networks.UNet` that replace the defaults.
+        seed: of first weights, order, times, noise and dropout.
+        progress: draw a bar.
+
+    Returns:
+        A model whose samples are images like those given.
+
+    Raises:
+        DataError: images or labels that cannot be learned from; the message says which and why.
+        NonFiniteError: training diverged.
+    """
+    images = np.asarray(images)
+    codec = Images.guess(images)
+    data = codec.encode(images)
+    names = codes = None
+    if labels is not None:
+        labels = list(labels)
+        if len(labels) != len(images):
+            raise DataError(f"{len(labels)} labels were given for {len(images)} images; give one for each")
+        names = Labels.guess(labels)
+        codes = names.encode(labels)
+    settings = training or Settings(seconds=60.0 if seconds is None else seconds)
+    schedule = schedules.EDM()
+    config = {
+        "channels": codec.event_shape[0],
+        "widths": (64, 128),
+        "classes": None if names is None else len(names.names),
+        **(network or {}),
+    }
+    with forked(seed):
+        net = UNet(**config)
+    ema = Ema(net)
+    data_std = float(data.std())
+    model = gaussian.NetDenoiser(net, gaussian.Path(schedule), "edm", data_std)
+    times = gaussian.LogNormalNoise(schedule)
+    loop = train(model, net, ema, data, codes, objective=gaussian.Regression(), times=times, settings=settings, seed=seed)
+    last = deque(show(loop, "fit") if progress else loop, maxlen=1).pop()
+    recipe = Recipe(
+        network="UNet",
+        network_config=net.config(),
+        schedule="EDM",
+        schedule_config=asdict(schedule),
+        head="edm",
+        data_std=data_std,
+        codec=codec.config(),
+        class_names=None if names is None else list(names.names),
+        training={**asdict(settings), "done": last.step, "loss": last.loss, "rate": last.rate},
+        seed=seed,
+    )
+    return Model(replace(model, net=ema.net), codec, names, recipe)
+
+
+def _bar(loop: Any, total: int) -> Any:
+    return steps(loop, "sample", total)

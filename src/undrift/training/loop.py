@@ -1,0 +1,250 @@
+"""The training loop: a generator that yields its progress, so that bars, logs and stops need no hooks.
+
+A budget in seconds becomes a number of steps once, after a short warm-up, and the schedule of the learning rate follows it:
+linear rise, flat, then a cosine fall over the rest. Randomness (order, times, noise, dropout) comes from one seed, and the
+global generator is left as it was found.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from undrift.core import Random, Shared
+from undrift.errors import DataError, NonFiniteError
+from undrift.protocols import Objective
+from undrift.training.ema import Ema
+from undrift.typing import State
+
+__all__ = ["Progress", "Settings", "TimeLaw", "forked", "train"]
+
+
+@runtime_checkable
+class TimeLaw(Protocol):
+    """A law of training times."""
+
+    def sample(self, n: int, rng: Random) -> Tensor:
+        """N times, shape (n,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        seconds: budget of wall-clock time, or None if `steps` is given.
+        steps: budget in optimiser steps, or None.
+        batch: samples per step.
+        learning_rate: peak of AdamW's rate.
+        warmup: steps of linear rise.
+        decay: share of the budget, at its end, over which the rate falls to zero along a cosine.
+        weight_decay: of AdamW.
+        label_dropout: share of samples trained with the label that says nothing, for guidance.
+
+    Raises:
+        DataError: not exactly one budget, or a number out of its range.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    batch: int = 128
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    decay: float = 0.5
+    weight_decay: float = 0.0
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None):
+            raise DataError("training needs exactly one budget: seconds= or steps=")
+        for name, low, high in (
+            ("seconds", 0, math.inf),
+            ("steps", 1, math.inf),
+            ("batch", 1, math.inf),
+            ("learning_rate", 0, math.inf),
+            ("warmup", 0, math.inf),
+            ("decay", 0, 1),
+            ("weight_decay", 0, math.inf),
+            ("label_dropout", 0, 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise DataError(f"training setting {name} must lie in [{low:g}, {high:g}], got {value:g}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all; an estimate until the warm-up of a budget in seconds is over.
+        loss: mean loss of the steps since the last report, in the objective's unit.
+        rate: steps per second since the start.
+        seconds_left: estimate.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    seconds_left: float
+
+
+@contextmanager
+def forked(seed: int, state: Tensor | None = None) -> Iterator[None]:
+    """The global CPU generator seeded for a block (layers draw their first weights from it), and put back after."""
+    kept = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(kept)
+
+
+def train(
+    model: Any,
+    net: nn.Module,
+    ema: Ema,
+    data: State,
+    labels: Int[Tensor, "n"] | None,
+    *,
+    objective: Objective,
+    times: TimeLaw,
+    settings: Settings,
+    seed: int,
+    every: int = 50,
+) -> Iterator[Progress]:
+    """Train `net` inside `model`, averaging its weights into `ema`.
+
+    Args:
+        model: a denoiser that holds `net`; with labels, a conditional model.
+        net: the network, trained in place.
+        ema: the moving average, updated in place.
+        data: encoded data, shape (N, *E).
+        labels: class indices, shape (N,), or None.
+        objective: loss per sample.
+        times: law of training times.
+        settings: how.
+        seed: of order, times, noise and dropout.
+        every: steps between reports.
+
+    Yields:
+        Progress every `every` steps and at the end.
+
+    Raises:
+        NonFiniteError: the loss is NaN or infinite; names the step.
+        DataError: no data.
+
+    Checked by: tests/training/test_loop.py
+    """
+    if len(data) == 0:
+        raise DataError("there is nothing to train on: data has no rows")
+    rng, order = Shared(seed), Shared(seed + 1)
+    dropout = Dropout(seed + 2)
+    optimiser = torch.optim.AdamW(
+        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    clock = Clock(settings)
+    batches = _batches(len(data), settings.batch, order)
+    net.train()
+    loss_sum, step = torch.zeros((), dtype=torch.float64), 0
+    while step < clock.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * clock.share(step)
+        rows = next(batches)
+        batch = data[rows]
+        bound = model
+        if labels is not None:
+            cond = labels[rows]
+            silent = order.uniform((len(rows),), dtype=torch.float32) < settings.label_dropout
+            bound = model.given(torch.where(silent, model.null(cond), cond))
+        with dropout:
+            loss = objective(bound, batch, times.sample(len(rows), rng), rng).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        ema.update()
+        loss_sum += loss.detach()
+        step = clock.tick()
+        if step % every == 0 or step >= clock.steps:
+            since = step % every or every
+            mean = float(loss_sum) / since
+            loss_sum.zero_()
+            if not math.isfinite(mean):
+                raise NonFiniteError(
+                    f"the loss became {mean} between steps {step - since} and {step} of {clock.steps}; lower the learning "
+                    f"rate (now {settings.learning_rate:g}), or look for extreme values in the data"
+                )
+            yield clock.report(mean)
+    net.eval()
+
+
+class Dropout:
+    """The stream that dropout layers draw from: the global generator is swapped in and out around a forward pass."""
+
+    def __init__(self, seed: int):
+        self._own = torch.Generator().manual_seed(seed).get_state()
+        self._kept = self._own
+
+    def __enter__(self) -> None:
+        self._kept = torch.get_rng_state()
+        torch.set_rng_state(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        self._own = torch.get_rng_state()
+        torch.set_rng_state(self._kept)
+
+
+class Clock:
+    """Steps done, steps in all, and the share of the learning rate at each."""
+
+    WARM = 30  # steps whose speed fixes the number of steps that a budget in seconds buys
+
+    def __init__(self, settings: Settings):
+        self.settings, self.step = settings, 0
+        self.steps = settings.steps or 10**9
+        self._start = self._warm = time.perf_counter()
+
+    def tick(self) -> int:
+        """Count a step; once warm, turn seconds into steps."""
+        self.step += 1
+        budget, now = self.settings.seconds, time.perf_counter()
+        if budget is not None and self.step == self.WARM // 3:
+            self._warm = now  # the first steps allocate and tune; they are not the speed to come
+        if budget is not None and (self.step == self.WARM or (self.steps == 10**9 and now - self._start > budget / 4)):
+            pace = (now - self._warm) / max(1, self.step - self.WARM // 3)
+            self.steps = self.step + max(0, round((budget - (now - self._start)) / max(pace, 1e-9)))
+        return self.step
+
+    def share(self, step: int) -> float:
+        """Learning rate at a step, as a share of its peak."""
+        rise = min(1.0, (step + 1) / max(1, self.settings.warmup))
+        start = self.steps * (1 - self.settings.decay)
+        done = (step - start) / max(1.0, self.steps - start)
+        return rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+    def report(self, loss: float) -> Progress:
+        """Where training stands now."""
+        spent = time.perf_counter() - self._start
+        rate = self.step / max(spent, 1e-9)
+        known = self.steps < 10**9
+        left = (self.steps - self.step) / rate if known else max(0.0, (self.settings.seconds or 0) - spent)
+        return Progress(self.step, self.steps if known else self.step, loss, rate, left)
+
+
+def _batches(n: int, size: int, order: Random) -> Iterator[Tensor]:
+    """Endless shuffled epochs, cut into batches of one size; a batch may cross from one epoch into the next."""
+    queue = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(queue) < size:
+            queue = torch.cat([queue, order.uniform((n,), dtype=torch.float64).argsort()])
+        yield queue[:size]
+        queue = queue[size:]

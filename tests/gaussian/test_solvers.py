@@ -1,0 +1,489 @@
+"""Every way to run a Gaussian path backwards, tested through one registry.
+
+Certified: measured orders (weak, by exact moment propagation; strong, against the probability-flow ODE) within .25 of the
+declared one on every schedule; updates equal to the papers'; exactness on a point mass; the limits alpha = 0 and t = 0; calls.
+
+A solver added to `gaussian.SOLVERS` is tested here without a change (its default settings; more in `SETTINGS`).
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from oracles import (
+    F64,
+    SCHEDULES,
+    Counted,
+    Fixed,
+    MeanOnly,
+    at_noise,
+    draws,
+    flow,
+    line,
+    mixture,
+    normal,
+    propagate,
+    relative,
+    run,
+    slopes,
+    spd,
+    time,
+)
+
+from undrift import gaussian, grids, schedules
+from undrift.bridge import Path as BridgePath
+from undrift.core import PerSample
+from undrift.errors import FamilyError, GridError
+from undrift.laws import Point
+from undrift.protocols import Sampler
+from undrift.simulate import Ancestral, trajectory
+
+SETTINGS: dict[str, list[dict]] = {
+    "ddim": [{"stochasticity": eta} for eta in (0.0, 0.5, 1.0)],
+    "ddpm": [{"variance": v} for v in ("posterior", "forward")],
+    "dpmpp": [{"order": k} for k in (1, 2)],
+    "euler_maruyama": [{"stochasticity": level} for level in (0.0, 0.5, 1.0, 2.0)],
+    "exponential": [{"stochasticity": level} for level in (0.0, 0.5, 1.0, 2.0)],
+}
+CASES: dict[str, Sampler] = {
+    "-".join([name, *(str(v) for v in setting.values())]): make(**setting)
+    for name, make in gaussian.SOLVERS.items()
+    for setting in SETTINGS.get(name, [{}])
+}
+CASES["ancestral"] = Ancestral()
+FINITE = ("ddim", "ddpm", "dpmpp", "heun", "ancestral")  # documented: a finite step from alpha = 0 and onto t = 0
+DRIFTING = ("euler_maruyama", "exponential")  # documented: needs a finite drift
+
+DATA = normal(time([0.7, -0.4]), spd(2, 3, 0.3, 1.8))
+GMM = mixture(2, "full", k=3, seed=5)
+HIGH, LOW = 3.0, 0.3  # an interior interval in sigma / alpha, the same on every clock
+
+every_case = pytest.mark.parametrize("case", CASES)
+every_schedule = pytest.mark.parametrize("clock", SCHEDULES)
+
+
+class Silent(Fixed):
+    """Zero noise, and a note that some was asked for."""
+
+    drawn = False
+
+    def normal(self, shape, *, dtype, device="cpu"):
+        """Zeros."""
+        self.drawn = True
+        return torch.zeros(tuple(shape), dtype=dtype)
+
+
+def is_random(case: str) -> bool:
+    """Whether a solver draws noise (asked of the solver itself, so that a new one is sorted by what it does)."""
+    path = gaussian.Path(schedules.VP())
+    source = Silent()
+    run(MeanOnly(gaussian.Exact(path, DATA)), CASES[case], grids.uniform(None, 2, 0.9, 0.1), draws((1, 2), 0), source)
+    return source.drawn
+
+
+def interior(clock: str, steps: int) -> grids.Grid:
+    schedule = SCHEDULES[clock]
+    return grids.log_snr(schedule, steps, at_noise(schedule, HIGH), at_noise(schedule, LOW))
+
+
+def weak_error(case: str, clock: str, grid: grids.Grid) -> tuple[float, float]:
+    """Errors of mean and covariance at the grid's end, started from the exact law at its start."""
+    exact = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), DATA)
+    start, end = (exact.marginal(time(grid.times[i])) for i in (0, -1))
+    mean, cov = propagate(MeanOnly(exact), CASES[case], grid, start.mean[0], start.cov.dense()[0])
+    return float((mean - end.mean[0]).norm()), float((cov - end.cov.dense()[0]).norm())
+
+
+@pytest.mark.parametrize("clock", ["vp", "subvp", "edm", "linear_flow", "custom"])
+@every_case
+def test_weak_order_is_the_declared_one(case, clock):
+    # Mean and covariance are propagated exactly, so the only tolerance is the .25 of the design (higher-order terms at
+    # 80 and 160 steps). A mean below 1e-12 is exact: nothing to measure.
+    means, covs = zip(*(weak_error(case, clock, interior(clock, n)) for n in (80, 160)), strict=True)
+    assert abs(slopes(covs)[-1] - CASES[case].order) < 0.25
+    if means[0] > 1e-12:
+        assert abs(slopes(means)[-1] - CASES[case].order) < 0.25
+    assert covs[-1] < 0.1  # converging, and to the truth
+
+
+@cache
+def reference() -> tuple[torch.Tensor, torch.Tensor]:
+    """Starts of x / alpha at the high noise level, and the probability-flow solution at the low one, on the mixture."""
+    start = HIGH * draws((6, 2), 11)
+    return start, flow(GMM, start, HIGH, LOW)
+
+
+@pytest.mark.parametrize("clock", ["vp", "cosine", "edm", "linear_flow"])
+@pytest.mark.parametrize("case", [c for c in CASES if not is_random(c)])
+def test_strong_order_on_a_mixture_is_the_declared_one(case, clock):
+    start, end = reference()
+    schedule = SCHEDULES[clock]
+    denoiser = gaussian.Exact(gaussian.Path(schedule), GMM)
+    errors = []
+    for n in (80, 160):
+        grid = interior(clock, n)
+        head, tail = (float(schedule.alpha(time(grid.times[i]))) for i in (0, -1))
+        errors.append(float((run(denoiser, CASES[case], grid, head * start) / tail - end).norm()))
+    assert abs(slopes(errors)[-1] - CASES[case].order) < 0.25
+    assert errors[-1] < {1: 0.1, 2: 1e-3}[CASES[case].order]
+
+
+@pytest.mark.parametrize("clock", ["subvp", "ve", "custom"])
+@pytest.mark.parametrize("case", [c for c in CASES if not is_random(c)])
+def test_strong_order_on_a_gaussian_is_the_declared_one(case, clock):
+    # Per eigendirection the flow is x_s = alpha_s m + sqrt(v_s / v_t) (x_t - alpha_t m), v = alpha^2 lambda + sigma^2.
+    denoiser = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), DATA)
+    x = draws((5, 2), 12)
+    errors = []
+    for n in (80, 160):
+        grid = interior(clock, n)
+        before, after = (denoiser.marginal(time(grid.times[i])) for i in (0, -1))
+        ratio = (after.cov.values / before.cov.values).sqrt()
+        basis = before.cov.basis[0]
+        want = after.mean + ((x - before.mean) @ basis * ratio) @ basis.mT
+        errors.append(float((run(denoiser, CASES[case], grid, x) - want).norm()))
+    assert abs(slopes(errors)[-1] - CASES[case].order) < 0.25
+
+
+def test_first_order_multistep_is_ddim():
+    for clock in SCHEDULES:
+        grid = grids.karras(SCHEDULES[clock], 9)
+        denoiser = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), GMM)
+        x = float(SCHEDULES[clock].sigma(time(1.0))) * draws((4, 2), 1)
+        one, other = (run(denoiser, solver, grid, x) for solver in (gaussian.DPMSolverPP(1), gaussian.DDIM()))
+        assert relative(one, other) < 1e-12, clock  # the same numbers by another route: rounding only
+
+
+# ---------------------------------------------------------------- the papers' updates
+
+
+def one_step(solver, schedule, t: float, s: float, x, noise=None, law=DATA):
+    denoiser = gaussian.Exact(gaussian.Path(schedule), law)
+    rng = Fixed() if noise is None else Fixed(noise)
+    return run(MeanOnly(denoiser), solver, grids.of_times([t, s]), x, rng), denoiser(x, time(t)).mean
+
+
+STEPS = [(1.0, 0.9), (0.7, 0.3), (0.31, 0.3), (0.02, 0.001)]
+
+
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+@pytest.mark.parametrize(("t", "s"), [*STEPS, (0.02, 0.0)])
+def test_ddpm_matches_the_papers_update(t, s, variance):
+    # Ho et al. 2020, algorithm 2, with alpha-bar and beta of the step, and no noise at the last one.
+    schedule = schedules.VP()
+    bar_t, bar_s = (float(schedule.alpha(time(u))) ** 2 for u in (t, s))
+    beta = 1 - bar_t / bar_s
+    x, z = draws((4, 2), 2), draws((4, 2), 3)
+    got, clean = one_step(gaussian.DDPM(variance), schedule, t, s, x, z)
+    eps = (x - math.sqrt(bar_t) * clean) / math.sqrt(1 - bar_t)
+    mean = (x - beta / math.sqrt(1 - bar_t) * eps) / math.sqrt(1 - beta)
+    spread = {"posterior": (1 - bar_s) / (1 - bar_t) * beta, "forward": beta if s > 0 else 0.0}[variance]
+    assert relative(got, mean + math.sqrt(spread) * z) < 1e-10  # 1 - bar cancels near t = 0 in the paper's form
+
+
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
+def test_ddpm_variance_recursion_on_a_gaussian(variance):
+    # Scalar data of variance c: D = a c x / (a^2 c + v), so var_s = (A + B gain)^2 var_t + beta, by hand.
+    schedule, c = schedules.VP(), 0.6
+    law = normal(time([0.0]), time([[c]]))
+    grid = grids.uniform(None, 50)
+    var = 1.0
+    for t, s in grid.pairs():
+        bar_t, bar_s = (float(schedule.alpha(time(u))) ** 2 for u in (t, s))
+        beta = 1 - bar_t / bar_s
+        eps = math.sqrt(1 - bar_t) / (bar_t * c + 1 - bar_t)  # E[eps | x] / x
+        slope = (1 - beta / math.sqrt(1 - bar_t) * eps) / math.sqrt(1 - beta)
+        tilde = (1 - bar_s) / (1 - bar_t) * beta
+        var = slope**2 * var + (0.0 if s == 0 else tilde if variance == "posterior" else beta)
+    denoiser = MeanOnly(gaussian.Exact(gaussian.Path(schedule), law))
+    mean, cov = propagate(denoiser, gaussian.DDPM(variance), grid, time([0.0]), time([[1.0]]))
+    assert float(mean.abs().max()) == 0
+    assert math.isclose(float(cov), var, rel_tol=1e-9)
+
+
+def test_ddpm_variances_bracket_the_truth():
+    # The docstring's claim: posterior is exact for a point, forward for unit white noise on VP, the truth lies between.
+    path, grid = gaussian.Path(schedules.VP()), grids.uniform(None, 30, 0.9, 0.1)
+
+    def gap(law, variance):
+        exact = gaussian.Exact(path, law)
+        start, end = (exact.marginal(time(u)) for u in (0.9, 0.1))
+        cov = propagate(MeanOnly(exact), gaussian.DDPM(variance), grid, start.mean[0], start.cov.dense()[0])[1]
+        return float(cov - end.cov.dense()[0])
+
+    point, white, between = (normal(time([0.5]), time([[c]])) for c in (0.0, 1.0, 0.4))
+    assert abs(gap(point, "posterior")) < 1e-12
+    assert abs(gap(white, "forward")) < 1e-12
+    assert gap(between, "posterior") < -1e-3
+    assert gap(between, "forward") > 1e-3
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("t", "s"), STEPS)
+def test_ddim_matches_the_papers_update(t, s, eta):
+    # Song, Meng and Ermon 2021, eq. 12 and 16, in alpha-bar.
+    schedule = schedules.VP()
+    bar_t, bar_s = (float(schedule.alpha(time(u))) ** 2 for u in (t, s))
+    x, z = draws((4, 2), 2), draws((4, 2), 3)
+    got, clean = one_step(gaussian.DDIM(eta), schedule, t, s, x, z)
+    eps = (x - math.sqrt(bar_t) * clean) / math.sqrt(1 - bar_t)
+    spread = eta * math.sqrt((1 - bar_s) / (1 - bar_t)) * math.sqrt(1 - bar_t / bar_s)
+    want = math.sqrt(bar_s) * clean + math.sqrt(1 - bar_s - spread**2) * eps + spread * z
+    assert relative(got, want) < 1e-10  # as above
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("clock", ["vp", "subvp", "edm", "custom"])
+def test_euler_maruyama_is_the_reverse_sde(clock, level):
+    schedule, t, s = SCHEDULES[clock], 0.5, 0.45
+    x, z = draws((4, 2), 2), draws((4, 2), 3)
+    got, _ = one_step(gaussian.EulerMaruyama(level), schedule, t, s, x, z)
+    alpha, sigma = (float(v(time(t))) for v in (schedule.alpha, schedule.sigma))
+    h = 1e-5  # drift and diffusion by central differences of alpha and sigma: relative error ~ h^2
+    up, down = time(t + h), time(t - h)
+    f = float((schedule.alpha(up).log() - schedule.alpha(down).log()) / (2 * h))
+    g2 = float((schedule.sigma(up) ** 2 - schedule.sigma(down) ** 2) / (2 * h)) - 2 * f * sigma**2
+    centred = x - alpha * DATA.mean
+    score = -torch.linalg.solve(alpha**2 * DATA.covariance()[0] + sigma**2 * torch.eye(2, dtype=F64), centred.mT).mT
+    drift = f * x - 0.5 * (1 + level**2) * g2 * score
+    assert relative(got, x - (t - s) * drift + level * math.sqrt(g2 * (t - s)) * z) < 1e-7
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 2.0])
+def test_exponential_integrator_has_its_closed_form_on_vp(level):
+    # With B = integral of beta over the step: x_s = e^(B/2) x + (1 + level^2) (e^(B/2) - 1) score + level sqrt(e^B - 1) z.
+    schedule, t, s = schedules.VP(), 0.8, 0.2
+    x, z = draws((4, 2), 2), draws((4, 2), 3)
+    got, clean = one_step(gaussian.ExponentialIntegrator(level), schedule, t, s, x, z)
+    area = 0.1 * (t - s) + 0.5 * 19.9 * (t**2 - s**2)
+    alpha, sigma = float(schedule.alpha(time(t))), float(schedule.sigma(time(t)))
+    score = (alpha * clean - x) / sigma**2
+    grow = math.exp(area / 2)
+    want = grow * x + (1 + level**2) * (grow - 1) * score + level * math.sqrt(grow**2 - 1) * z
+    assert relative(got, want) < 1e-12  # 32-point quadrature is exact to rounding here
+
+
+def test_multistep_matches_algorithm_2m():
+    # Lu et al. 2022, algorithm 2, with their lambda; first step of order 1.
+    schedule = schedules.Cosine()
+    grid = grids.of_times([0.9, 0.7, 0.6, 0.2])
+    denoiser = gaussian.Exact(gaussian.Path(schedule), GMM)
+    x = start = draws((4, 2), 2)
+    previous, last = None, None
+    for t, s in grid.pairs():
+        (a_t, a_s), (s_t, s_s) = ([float(f(time(u))) for u in (t, s)] for f in (schedule.alpha, schedule.sigma))
+        h = math.log(a_s / s_s) - math.log(a_t / s_t)
+        clean = denoiser(x, time(t)).mean
+        slope = clean if previous is None else clean + (clean - previous) * h / (2 * last)
+        x = s_s / s_t * x - a_s * (math.exp(-h) - 1) * slope
+        previous, last = clean, h
+    assert relative(run(denoiser, gaussian.DPMSolverPP(), grid, start), x) < 1e-11
+
+
+def test_heun_matches_edm_algorithm_1():
+    # Karras et al. 2022, algorithm 1 without churn, sigma(t) = 80 t, to t = 0.
+    grid = grids.karras(schedules.EDM(), 8)
+    denoiser = gaussian.Exact(gaussian.Path(schedules.EDM()), GMM)
+    x = start = 80 * draws((4, 2), 2)
+    for t, s in grid.pairs():
+        slope = (x - denoiser(x, time(t)).mean) / (80 * t)
+        ahead = x + 80 * (s - t) * slope
+        if s > 0:
+            slope = 0.5 * (slope + (ahead - denoiser(ahead, time(s)).mean) / (80 * s))
+        x = x + 80 * (s - t) * slope
+    assert relative(run(denoiser, gaussian.Heun(), grid, start), x) < 1e-11
+
+
+# ---------------------------------------------------------------- fewer steps
+
+
+def test_strided_chain_is_the_respaced_chain():
+    # F1: a sub-sequence of a 1000-step chain is DDPM with respaced betas, whose products are the same alpha-bar.
+    schedule = schedules.Cosine()
+    fine = grids.uniform(None, 1000)
+    bars = schedule.alpha(time(fine.times)).square()
+    betas = 1 - bars[:-1] / bars[1:]
+    for stride in (5, 40, 250):
+        coarse = grids.of_times(fine.times[::stride])
+        respaced = 1 - torch.stack([(1 - chunk).prod() for chunk in betas.split(stride)])
+        rows = gaussian.DDPM("forward").plan(gaussian.Path(schedule), coarse).rows
+        spreads = time([row[2] for row in rows])
+        assert relative(spreads[:-1].square(), respaced[:-1]) < 1e-9  # products of up to 250 rounded factors
+        assert spreads[-1] == 0
+
+
+@pytest.mark.parametrize("case", ["ddpm-posterior", "ddpm-forward", "ddim-0.0", "ddim-0.5", "dpmpp-2", "heun"])
+def test_more_calls_are_never_worse(case):
+    fine = grids.log_snr(schedules.VP(), 320, 0.95, 0.02)
+    errors = [weak_error(case, "vp", grids.of_times(fine.times[::stride]))[1] for stride in (32, 16, 8, 4, 2, 1)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_ddpm_posterior_is_ancestral_sampling_from_a_mean():
+    grid = grids.uniform(None, 12)
+    for clock in SCHEDULES:
+        exact = MeanOnly(gaussian.Exact(gaussian.Path(SCHEDULES[clock]), DATA))
+        start = time([0.1, 0.2]), spd(2, 1)
+        moments = [propagate(exact, CASES[c], grid, *start) for c in ("ddpm-posterior", "ddim-1.0", "ancestral")]
+        for mean, cov in moments[1:]:
+            assert relative(mean, moments[0][0]) < 1e-12
+            assert relative(cov, moments[0][1]) < 1e-12
+
+
+# ---------------------------------------------------------------- exactness, limits, conduct
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@every_schedule
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("ddim", "ddpm-posterior", "dpmpp", "heun", "ancestral"))])
+def test_point_mass_is_exact_at_any_number_of_calls(case, clock, steps):
+    # One atom: the posterior is the atom, every one of these steps is exact, noise and all (F2).
+    value = time([[0.8, -1.3]])
+    denoiser = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), Point(value))
+    grid = interior(clock, steps)
+    (a_t, a_s), (s_t, s_s) = ([float(f(time(grid.times[i]))) for i in (0, -1)] for f in gaussian_pair(clock))
+    eye = torch.eye(2, dtype=F64)
+    mean, cov = propagate(denoiser, CASES[case], grid, a_t * value[0], s_t**2 * eye)
+    assert relative(mean, a_s * value[0]) < 1e-11
+    assert relative(cov, s_s**2 * eye) < 1e-11
+
+
+def gaussian_pair(clock: str):
+    return SCHEDULES[clock].alpha, SCHEDULES[clock].sigma
+
+
+@pytest.mark.parametrize("clock", ["vp", "edm", "linear_flow", "custom"])
+def test_ddim_inverts(clock):
+    # F2. Encoding is the same step with t and s exchanged, so a point mass returns exactly, and a Gaussian with an error
+    # that falls as the step: both maps are of order 1 along the same ODE.
+    schedule, path = SCHEDULES[clock], gaussian.Path(SCHEDULES[clock])
+    x = draws((4, 2), 5)
+
+    def round_trip(law, steps):
+        denoiser, grid = gaussian.Exact(path, law), interior(clock, steps)
+        state = float(schedule.alpha(time(grid.times[-1]))) * x
+        first = state
+        for s, t in reversed([(s, t) for t, s in grid.pairs()]):
+            from_clean, from_state, spread = path.step_back(time(s), time(t), 0.0)
+            assert float(spread) == 0
+            state = from_state * state + from_clean * denoiser(state, time(s)).mean
+        return float((run(denoiser, gaussian.DDIM(), grid, state) - first).abs().max())
+
+    assert round_trip(Point(time([[0.3, 0.4]])), 5) < 1e-11
+    assert abs(slopes([round_trip(DATA, n) for n in (40, 80)])[-1] - 1) < 0.25
+
+
+@every_schedule
+@every_case
+def test_limits_are_finite_or_refused_with_the_step(case, clock):
+    schedule = SCHEDULES[clock]
+    denoiser = MeanOnly(gaussian.Exact(gaussian.Path(schedule), DATA))
+    no_signal = float(schedule.alpha(time(1.0))) == 0
+    x = float(schedule.sigma(time(1.0))) * draws((3, 2), 4)
+    for steps, builder in ((1, "uniform"), (2, "karras"), (3, "log_snr"), (9, "quadratic"), (12, "karras")):
+        grid = grids.GRIDS[builder](schedule, steps)
+        if case.startswith(DRIFTING) and no_signal:
+            with pytest.raises(GridError, match=rf"t = 1 to s = {grid.times[1]:g}.*use DDIM"):
+                CASES[case].plan(denoiser.path, grid)
+            continue
+        try:
+            stops = list(trajectory(denoiser, CASES[case], grid, x, rng=PerSample(0, 3)))
+        except GridError as error:
+            assert not case.startswith(FINITE), error
+            assert "t = " in str(error)
+            continue
+        assert stops[-1].t == 0
+        assert len(stops) == steps + 1
+        assert torch.isfinite(stops[-1].x).all()
+        if case.startswith(FINITE):  # onto the data: the last answer itself, no noise left
+            assert relative(stops[-1].x, stops[-1].law.mean) < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(FINITE)])
+def test_whole_interval_converges(case, clock):
+    # From t = 1 (alpha = 0 on some clocks) onto t = 0. Each doubling must remove at least a third of the error.
+    schedule = SCHEDULES[clock]
+    errors = [weak_error(case, clock, grids.karras(schedule, n))[1] for n in (20, 40, 80)]
+    floor = 1e-4  # the two end steps at noise .002 and 80 are not refined: they leave (.002)^2 and 1 / 80^2
+    assert all(b < max(0.67 * a, floor) for a, b in zip(errors[:-1], errors[1:], strict=True)), errors
+
+
+def test_every_step_count_ends_where_told():
+    denoiser = MeanOnly(gaussian.Exact(gaussian.Path(schedules.LinearFlow()), DATA))
+    for case in ("dpmpp-2", "heun"):
+        for steps in (*range(1, 10), 100):
+            for builder in grids.GRIDS.values():
+                *_, last = trajectory(
+                    denoiser, CASES[case], builder(schedules.LinearFlow(), steps), draws((1, 2), 0), rng=PerSample(0, 1)
+                )
+                assert last.t == 0
+                assert relative(last.x, last.law.mean) < 1e-12
+
+
+@every_case
+def test_calls_are_those_promised(case):
+    for grid in (grids.uniform(None, 6), grids.uniform(None, 6, 0.9, 0.1), grids.of_times([0.5, 0.2])):
+        counted = Counted(MeanOnly(gaussian.Exact(gaussian.Path(schedules.VP()), DATA)))
+        run(counted, CASES[case], grid, draws((2, 2), 0), PerSample(0, 2))
+        assert counted.calls == CASES[case].calls(grid)
+
+
+@every_case
+def test_sample_is_unchanged_by_its_neighbours(case):
+    denoiser, grid = gaussian.Exact(gaussian.Path(schedules.VP()), GMM), grids.uniform(None, 7)
+    x = draws((5, 2), 8)
+    together = run(denoiser, CASES[case], grid, x.clone(), PerSample(3, 5))
+    alone = run(denoiser, CASES[case], grid, x[2:3].clone(), PerSample(3, [2]))
+    assert relative(together[2:3], alone) < 1e-12  # rounding of a batched product
+
+
+@every_case
+def test_nothing_given_is_changed(case):
+    denoiser, grid, x = gaussian.Exact(gaussian.Path(schedules.VP()), DATA), grids.uniform(None, 5), draws((3, 2), 8)
+    kept = x.clone()
+    stops = list(trajectory(MeanOnly(denoiser), CASES[case], grid, x, rng=PerSample(0, 3)))
+    again = list(trajectory(MeanOnly(denoiser), CASES[case], grid, x, rng=PerSample(0, 3)))
+    assert torch.equal(x, kept)
+    for a, b in zip(stops, again, strict=True):  # no state is left in the sampler, and no yielded state is overwritten
+        assert torch.equal(a.x, b.x)
+
+
+@every_case
+def test_protocol(case):
+    assert isinstance(CASES[case], Sampler)
+    if CASES[case].family != "any":
+        with pytest.raises(FamilyError, match="Ancestral"):
+            CASES[case].plan(BridgePath(schedules.BrownianBridge(), Point(time([[0.0, 0.0]]))), grids.uniform(None, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "cure"),
+    [
+        (lambda: gaussian.DDIM(1.5), "use EulerMaruyama"),
+        (lambda: gaussian.DDIM(-0.1), r"\[0, 1\]"),
+        (lambda: gaussian.DPMSolverPP(3), "order 1 or 2"),
+        (lambda: gaussian.EulerMaruyama(-1.0), ">= 0"),
+        (lambda: gaussian.ExponentialIntegrator(-1.0), ">= 0"),
+        (lambda: gaussian.DDPM("beta"), "'posterior' or 'forward'"),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_the_cure(make, cure):
+    with pytest.raises(GridError, match=cure):
+        make()
+
+
+def test_order_slopes_are_a_real_measurement():
+    # The instrument itself: an Euler step called "order 2" must fail the order test.
+    schedule = schedules.VP()
+    denoiser = gaussian.Exact(gaussian.Path(schedule), line([0.4, 0.6], [-1.0, 1.5], [0.2, 0.4]))
+    x = np.linspace(-2, 2, 5)[:, None]
+    want = flow(denoiser.data, torch.from_numpy(x), HIGH, LOW)
+    a_t, a_s = (float(schedule.alpha(time(at_noise(schedule, v)))) for v in (HIGH, LOW))
+    errors = [
+        float((run(denoiser, gaussian.DDIM(), interior("vp", n), a_t * torch.from_numpy(x)) / a_s - want).norm())
+        for n in (80, 160)
+    ]
+    assert abs(slopes(errors)[0] - 2) > 0.5
