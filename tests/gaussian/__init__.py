@@ -1,0 +1,1 @@
+"""The Gaussian wing against closed forms."""

@@ -187,7 +187,7 @@ class Reclocked:
         clock = own.time(log_snr)
         if clock.device.type == "cpu":
             off = (own.log_snr(clock) - log_snr).abs()
-            if bool((off > 1e-3 * (1 + log_snr.abs())).any()):
+            if bool((off > 1e-3 * (1 + own.log_snr(clock).abs())).any()):
                 raise TimeError(
                     f"log-SNR {float(log_snr.flatten()[0]):g} at t = {float(t.flatten()[0]):g} of {here!r} is never reached by "
                     f"{own!r}, on which this model was made; start the grid where it is: "

@@ -11,12 +11,14 @@ are fixed, not drawn, so that a network is a function of its configuration and i
 
 A class is a row of a table. The table has one row more than there are classes: the last one, the *null label*, stands
 for "no class asked", and turns one network into a conditional and an unconditional model (Ho and Salimans 2022).
+
+What a caller hands in is annotated as a plain `Tensor`: its shape is checked here, by errors that tell the cure.
 """
 
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from undrift.errors import LabelError, ShapeError
@@ -83,7 +85,7 @@ class ClassEmbedding(nn.Module):
         self.classes = classes
         self.table = nn.Embedding(classes + 1, width)
 
-    def forward(self, cond: Int[Tensor, "b"]) -> Float[Tensor, "b w"]:
+    def forward(self, cond: Tensor) -> Float[Tensor, "b w"]:
         """Row of each label.
 
         The range is checked on the CPU only: elsewhere the check would synchronise the device at every call, and the
@@ -133,7 +135,7 @@ class Embedding(nn.Module):
         self.second = nn.Linear(width, width)
         self.act = nn.SiLU()
 
-    def forward(self, noise: PerSample, cond: Int[Tensor, "b"] | None = None) -> Float[Tensor, "b w"]:
+    def forward(self, noise: Tensor, cond: Tensor | None = None) -> Float[Tensor, "b w"]:
         """Vector that the blocks of a network are modulated with.
 
         Args:

@@ -7,13 +7,13 @@ every block and of the network start at zero, so each block starts as the identi
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ShapeError
 from undrift.networks.embed import Embedding, check_batch, zero_init
-from undrift.typing import PerSample, State
+from undrift.typing import State
 
 __all__ = ["MLP"]
 
@@ -95,7 +95,7 @@ class MLP(nn.Module):
             "classes": self.classes,
         }
 
-    def forward(self, x: State, noise: PerSample, cond: Int[Tensor, "b"] | None = None) -> State:
+    def forward(self, x: Tensor, noise: Tensor, cond: Tensor | None = None) -> State:
         """Evaluate the network.
 
         Args:

@@ -3,7 +3,8 @@ r"""U-Net: residual convolutions at several resolutions, joined by skips, modula
 Level i works at 1/2^i of the input's size. The encoder halves the size with a convolution of stride 2 (n becomes
 ceil(n/2)), the decoder doubles it by nearest-neighbour upsampling *to the size of the skip that it meets*, so any size,
 odd or even, works and no pixel is invented: padding to a multiple of 2^levels would add a border that the data never
-shows and whose width depends on the size.
+shows and whose width depends on the size. The convolution that narrows the features runs before the upsampling, at a
+fraction 1/2^spatial of the cost; the block that follows smooths the result.
 
 A block is h + f(h) with f = conv . dropout . SiLU . FiLM . norm . conv . SiLU . norm. FiLM (adaptive group norm) is
 
@@ -17,13 +18,13 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ShapeError
 from undrift.networks.embed import Embedding, check_batch, norm_groups, zero_init
-from undrift.typing import PerSample, State
+from undrift.typing import State
 
 __all__ = ["UNet"]
 
@@ -158,7 +159,7 @@ class UNet(nn.Module):
             "classes": self.classes,
         }
 
-    def forward(self, x: State, noise: PerSample, cond: Int[Tensor, "b"] | None = None) -> State:
+    def forward(self, x: Tensor, noise: Tensor, cond: Tensor | None = None) -> State:
         """Evaluate the network.
 
         Args:
@@ -185,7 +186,7 @@ class UNet(nn.Module):
                 h = self.down[i](h)
         for i in reversed(range(len(self.down))):
             skip = skips[i]
-            h = self.up[i](functional.interpolate(h, size=skip.shape[2:], mode="nearest"))
+            h = functional.interpolate(self.up[i](h), size=skip.shape[2:], mode="nearest")
             h = _run(self.decoder[i], torch.cat([h, skip], dim=1), embedding)
         return self.head(functional.silu(self.norm(h))).to(x.dtype)
 
