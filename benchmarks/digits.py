@@ -63,16 +63,27 @@ def cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def busy_elsewhere() -> float:
+    """Processor seconds spent by others than this process and its children so far; NaN where it cannot be told."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return float("nan")
+    user, nice, system = (int(ticks) for ticks in stat.read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
 def run_entry(name: str, python: Path, seed: int, args: argparse.Namespace, folder: Path) -> tuple[torch.Tensor, dict]:
     """One training and sampling; returns the samples and what the entry says about itself."""
     out = folder / f"{name}-{seed}.npz"
     command = [*args.prefix.split(), python, HERE / "peers" / f"{name}_digits.py", "--train", folder / "train.npz"]
-    for key in ("seconds", "calls", "threads"):
+    for key in ("seconds", "calls", "threads", "clock"):
         command += [f"--{key}", getattr(args, key)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
+    before = busy_elsewhere()
     subprocess.run([str(c) for c in [*command, "--out", out, "--seed", seed]], check=True, env=environment)
+    others = busy_elsewhere() - before
     with np.load(out) as made:
-        return torch.from_numpy(made["samples"]), json.loads(str(made["about"]))
+        return torch.from_numpy(made["samples"]), json.loads(str(made["about"])) | {"others": others}
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -100,11 +111,12 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         values = [f"{median(runs, name):.4f}" for name in names]
         medians.append([entry, *values, *(f"{number:.0f}" for number in spent)])
     seeds = [
-        [entry, str(seed), *(f"{evidence[name].value:.4f}" for name in names), str(about["steps"])]
+        [entry, str(seed), *(f"{evidence[name].value:.4f}" for name in names), str(about["steps"]), f"{about['others']:.0f}"]
         for entry, runs in results.items()
         for seed, (evidence, about) in zip(args.seeds, runs, strict=True)
     ]
     command = f"python benchmarks/digits.py --seconds {args.seconds:g} --calls {args.calls} --threads {args.threads}"
+    command += f" --clock {args.clock}"
     versions = {k: v for runs in results.values() for k, v in runs[0][1]["versions"].items()}
     lines = [
         "# Digits: one minute of training" if args.seconds == 60 else f"# Digits: {args.seconds:g} s of training",
@@ -126,7 +138,9 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         *table(["recipe", *header, *cost], medians),
         "## Each seed",
         "",
-        *table(["recipe", "seed", *names, "steps"], seeds),
+        *table(["recipe", "seed", *names, "steps", "others, s"], seeds),
+        "*others, s*: processor seconds that other programs took on this machine during the run; near zero on a quiet one.",
+        "",
         "## Settings",
         "",
         "Each recipe is a script in `benchmarks/peers/`. Settings of the peers were tuned on other training seeds with the "
@@ -143,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of training, for each recipe and seed")
     parser.add_argument("--calls", type=int, default=50, help="network calls a sample, at most")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds / threads")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument("--peers-env", type=Path, default=ROOT / ".venv-peers", help="made on first use")

@@ -7,6 +7,7 @@ judges proves nothing.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,10 @@ class Impulse(Fixed):
         self.row += self.dim
         return z
 
+    def uniform(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """The middle: chooses among components, of which only one may have weight if the result is to be affine."""
+        return torch.full(tuple(shape), 0.5, dtype=dtype)
+
 
 def propagate(denoiser: Any, sampler: Any, grid: Grid, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
     """Exact mean (d,) and covariance (d, d) of a sampler's result when its step is affine (a Gaussian data law).
@@ -188,7 +193,7 @@ def run(denoiser: Any, sampler: Any, grid: Grid, x: Tensor, rng: Any = None) -> 
 
 def slopes(errors: Sequence[float]) -> list[float]:
     """Measured orders between successive doublings of the number of steps."""
-    return [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
 def relative(got: Tensor, want: Tensor) -> float:

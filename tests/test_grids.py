@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conformance.families import SCHEDULES, f64
 
+from conformance.families import SCHEDULES, f64
 from undrift import grids
 from undrift.errors import GridError, TimeError
 from undrift.grids import GRIDS, Grid
@@ -109,7 +109,7 @@ def test_builders_refuse_bad_settings_with_the_cure(builder: str) -> None:
         with pytest.raises(GridError, match=f"at least one step, got steps = {steps}"):
             build(SCHEDULES["vp"], steps)
     for start, end in ((0.0, 1.0), (0.5, 0.5), (1.1, 0.0), (1.0, -0.1), (math.nan, 0.0)):
-        with pytest.raises(TimeError, match="0 <= end < start <= 1, .* swap them"):
+        with pytest.raises(TimeError, match=r"0 <= end < start <= 1, .* swap them"):
             build(SCHEDULES["vp"], 5, start, end)
 
 

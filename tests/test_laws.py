@@ -221,7 +221,10 @@ def test_a_compound_is_the_mixture_that_it_never_writes_out() -> None:
     compound = law.through(kernel)
     assert isinstance(compound, Compound)
     y = generator(12).standard_normal((3, 4))
-    pdf = [sum(w[n] * scipy.stats.norm(scale[b] * x[n] + shift[b], math.sqrt(variance[b])).pdf(y[b]).prod() for n in range(6)) for b in range(3)]  # fmt: skip  # noqa: E501
+    pdf = [
+        sum(w[n] * scipy.stats.norm(scale[b] * x[n] + shift[b], math.sqrt(variance[b])).pdf(y[b]).prod() for n in range(6))
+        for b in range(3)
+    ]
     np.testing.assert_allclose(compound.log_prob(f64(y.reshape(3, 2, 2))), np.log(pdf), **ALGEBRA)
     one = law.expand(DRAWS).through(affine(*(np.repeat(v[:1], DRAWS, 0) for v in (scale, shift, variance))))
     drawn = one.sample(Shared(3)).flatten(1).numpy()
@@ -327,7 +330,10 @@ def line_laws() -> dict[str, tuple[Any, np.ndarray]]:
     return {
         "normal": (Normal(f64([[0.4]]), Covariance.diagonal(f64([[0.5]]))), np.exp(-((x - 0.4) ** 2))),
         "mixture": (Mixture.of(f64(WEIGHTS), f64(centres[:, None]), Covariance.diagonal(f64(widths[:, None] ** 2))), mixed),
-        "empirical": (Empirical.of(f64(x[::100, None]), f64(mixed[::100] / mixed[::100].sum())), mixed * (np.arange(x.size) % 100 == 0)),  # fmt: skip  # noqa: E501
+        "empirical": (
+            Empirical.of(f64(x[::100, None]), f64(mixed[::100] / mixed[::100].sum())),
+            mixed * (np.arange(x.size) % 100 == 0),
+        ),
     }
 
 
@@ -362,7 +368,9 @@ def test_a_sharp_look_gives_what_was_seen(name: str, variance: float) -> None:
     law, _, _ = NUMBERS[name]()
     out = law.posterior(f64(Y[:1].reshape(1, 2, 2)), f64(0.5), f64(variance))
     np.testing.assert_allclose(out.mean.flatten(), 2 * Y[0], atol=1e-11)  # off by variance / (0.25 * 0.3) at most
-    np.testing.assert_allclose(out.variance.flatten(), 4 * variance, atol=1e-20 + 1e-12 * variance + 1e-14 * (name[:3] == "mix"))
+    np.testing.assert_allclose(
+        out.variance.flatten(), 4 * variance, atol=1e-20 + 1e-12 * variance + 1e-14 * (name[:3] == "mix")
+    )
 
 
 def test_a_sharp_look_at_atoms_gives_the_nearest() -> None:
@@ -436,9 +444,17 @@ def test_rows_of_categories_and_atoms() -> None:
     [
         (lambda: Normal(f64([1.0, 2.0]), Covariance.diagonal(f64([[1.0]]))), ShapeError, r"mean of shape \(B, \*E\)"),
         (lambda: Normal(f64([[1.0, 2.0]]), Covariance.diagonal(f64([[1.0]]))), ShapeError, "2 numbers .* size 1"),
-        (lambda: Normal(f64(np.ones((3, 2))), Covariance.diagonal(f64(np.ones((2, 2))))), ShapeError, r"\(1,\) or \(B,\), got 2"),
+        (
+            lambda: Normal(f64(np.ones((3, 2))), Covariance.diagonal(f64(np.ones((2, 2))))),
+            ShapeError,
+            r"\(1,\) or \(B,\), got 2",
+        ),
         (lambda: Normal(f64([[1.0]]), Covariance.diagonal(f64([1.0]))), ShapeError, r"batch shape \(1,\) or \(B,\)"),
-        (lambda: Mixture.of(f64([0.5, 0.6]), f64([[0.0], [1.0]]), mix_cov(2)), LawError, "sum of 1.1; divide them by their sum"),
+        (
+            lambda: Mixture.of(f64([0.5, 0.6]), f64([[0.0], [1.0]]), mix_cov(2)),
+            LawError,
+            "sum of 1.1; divide them by their sum",
+        ),
         (lambda: Mixture.of(f64([1.5, -0.5]), f64([[0.0], [1.0]]), mix_cov(2)), LawError, "must be >= 0"),
         (lambda: Mixture.of(f64([0.5, 0.5]), f64([[0.0]]), mix_cov(2)), ShapeError, r"wanted \(K, \*E\)"),
         (lambda: Empirical.of(f64([[0.0], [1.0]]), f64([0.5, 0.2])), LawError, "divide them by their sum"),

@@ -29,7 +29,7 @@ def model(digits):
 
 
 def test_samples_come_back_in_the_users_units(model):
-    samples = model.sample(6, where=[0, 1, 2, 3, 4, 5], steps=8)
+    samples = model.sample(6, where={"class": [0, 1, 2, 3, 4, 5]}, steps=8)
     assert samples.shape == (6, 8, 8)
     assert set(np.unique(samples)) <= set(range(17))
 
@@ -38,7 +38,7 @@ def test_classes_are_obeyed(model, digits):
     """Even a small network trained for seconds: nearest class mean agrees far above chance (0.1)."""
     images, labels = digits
     asked = np.repeat(np.arange(10), 20)
-    samples = model.sample(200, where=asked, steps=12)
+    samples = model.sample(200, where={"class": asked}, steps=12)
     means = np.stack([images[labels == k].mean(0) for k in range(10)])
     guess = ((samples[:, None] - means) ** 2).sum((2, 3)).argmin(1)
     assert (guess == asked).mean() > 0.6
@@ -47,28 +47,30 @@ def test_classes_are_obeyed(model, digits):
 def test_scale_pulls_towards_the_class(model, digits):
     images, labels = digits
     mean = images[labels == 3].mean(0)
-    spread = [((model.sample(40, where=3, scale=w, steps=12) - mean) ** 2).sum((1, 2)).mean() for w in (1.0, 3.0)]
+    spread = [((model.sample(40, where={"class": 3}, scale=w, steps=12) - mean) ** 2).sum((1, 2)).mean() for w in (1.0, 3.0)]
     assert spread[1] < spread[0]
 
 
 def test_sample_i_is_the_same_in_any_batch(model):
-    many = model.states(5, where=[1, 2, 3, 4, 5], steps=4, seed=11)
-    few = model.states(2, where=[1, 2], steps=4, seed=11)
+    many = model.states(5, where={"class": [1, 2, 3, 4, 5]}, steps=4, seed=11)
+    few = model.states(2, where={"class": [1, 2]}, steps=4, seed=11)
     torch.testing.assert_close(many[:2], few, rtol=0, atol=1e-4)  # convolutions round differently by batch size
 
 
 def test_save_and_load_give_the_same_samples(model, tmp_path):
     again = ud.load(model.save(tmp_path / "run"))
-    np.testing.assert_array_equal(again.sample(4, where=7, steps=4), model.sample(4, where=7, steps=4))
+    np.testing.assert_array_equal(again.sample(4, where={"class": 7}, steps=4), model.sample(4, where={"class": 7}, steps=4))
     assert again.recipe == ud.load(again.save(tmp_path / "twice")).recipe
     assert sorted(f.name for f in (tmp_path / "run").iterdir()) == ["model.safetensors", "recipe.json"]
 
 
 def test_an_unknown_class_is_named(model):
     with pytest.raises(LabelError, match="unknown class 'seven'; this model knows 0, 1"):
-        model.sample(2, where="seven")
+        model.sample(2, where={"class": "seven"})
     with pytest.raises(LabelError, match="2 classes were given for 3 samples"):
-        model.sample(3, where=[1, 2])
+        model.sample(3, where={"class": [1, 2]})
+    with pytest.raises(LabelError, match="knows one condition: where="):
+        model.sample(2, where={"colour": 3})
     with pytest.raises(DataError, match="at least one"):
         model.sample(0)
 
@@ -77,7 +79,7 @@ def test_a_model_without_labels_refuses_a_class(digits):
     plain = ud.fit(digits[0][:64], training=Settings(steps=3, batch=8), network=SMALL, progress=False)
     assert plain.sample(2, steps=2).shape == (2, 8, 8)
     with pytest.raises(LabelError, match="fitted without labels"):
-        plain.sample(2, where=1)
+        plain.sample(2, where={"class": 1})
 
 
 def test_labels_must_match_images(digits):

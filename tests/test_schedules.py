@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from conformance.families import BRIDGES, SCHEDULES, SURVIVALS, f64, line_mixture
 from torch import Tensor
 
+from conformance.families import BRIDGES, SCHEDULES, SURVIVALS, f64, line_mixture
 from undrift import gaussian, schedules
 from undrift.errors import ScheduleError
 from undrift.schedules import Schedule

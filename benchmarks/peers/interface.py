@@ -1,15 +1,16 @@
-"""What every entry of `benchmarks/digits.py` reads and writes; the entry's own environment needs torch and numpy only.
+"""What every entry of `benchmarks/digits.py` reads and writes; the entry's environment needs torch and numpy only.
 
 An entry is a script `benchmarks/peers/<name>_digits.py`, called as
 
-    python <name>_digits.py --train IN.npz --out OUT.npz --seed S --seconds 60 --calls 50 --threads 2
+    python NAME_digits.py --train IN.npz --out OUT.npz --seed 0 --seconds 60 --calls 50 --threads 2 --clock wall
 
-IN.npz holds `images` (N, 1, 8, 8) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to
-draw. OUT.npz holds `samples` (M, 1, 8, 8) in the same unit, and numbers about the run: see `Task.save`.
+IN.npz holds `images` (N, 1, 8, 8) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to draw.
+OUT.npz holds `samples` (M, 1, 8, 8) in the same unit, and `about`, JSON about the run: see `Task.save`. An unconditional
+entry adds `"conditional": false` to it.
 
-The clock (`Task.elapsed`) starts when training starts: importing and building the network are free for everyone,
-anything compiled or warmed up inside the loop is not. Network calls are counted by a hook on the network itself, not
-declared.
+The clock starts when training starts: importing and building the network are free for everyone, anything compiled or
+warmed up inside the loop is not. `--clock cpu` counts the process's processor time divided by its threads instead of wall
+time, so that other work on the machine counts against nobody. Network calls are counted by a hook on the network itself.
 """
 
 import argparse
@@ -36,6 +37,9 @@ class Task:
         seconds: budget of training.
         calls: budget of network calls for one sample.
         recipe: the entry's settings.
+        out: where OUT.npz goes.
+        clock: "wall" or "cpu".
+        threads: that torch may use.
     """
 
     images: Tensor
@@ -45,17 +49,23 @@ class Task:
     calls: int
     recipe: dict
     out: str = ""
+    clock: str = "wall"
+    threads: int = 1
+
+    def now(self) -> float:
+        """Seconds on the clock asked for."""
+        return time.perf_counter() if self.clock == "wall" else time.process_time() / self.threads
 
     def batches(self, size: int) -> Iterator[tuple[float, Tensor, Tensor]]:
         """Shuffled epochs until the budget is spent: (share of the budget used, images, labels)."""
-        start = time.perf_counter()
+        start = self.now()
         self.steps, self.train_seconds = 0, 0.0
         while True:
             order = torch.randperm(len(self.images))
             for part in order[: len(order) // size * size].split(size):
-                used = (time.perf_counter() - start) / self.seconds
+                used = (self.now() - start) / self.seconds
                 if used >= 1:
-                    self.train_seconds = time.perf_counter() - start
+                    self.train_seconds = self.now() - start
                     return
                 yield used, self.images[part], self.labels[part]
                 self.steps += 1
@@ -72,10 +82,10 @@ class Task:
 
     def chunks(self, size: int = 600) -> Iterator[Tensor]:
         """The labels asked for, a batch at a time; times the sampling."""
-        start = time.perf_counter()
+        start = self.now()
         self.rounds = math.ceil(len(self.asked) / size)
         yield from self.asked.split(size)
-        self.sample_seconds = time.perf_counter() - start
+        self.sample_seconds = self.now() - start
 
     def save(self, samples: Tensor, *packages: str) -> None:
         """Write OUT.npz; refuses to if more network calls were made than allowed."""
@@ -113,6 +123,7 @@ def read_task(recipe: dict) -> Task:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON that overrides entries of the recipe")
     args = parser.parse_args()
     unknown = set(args.settings) - set(recipe)
@@ -122,4 +133,4 @@ def read_task(recipe: dict) -> Task:
     torch.set_num_threads(args.threads)
     data = np.load(args.train)
     tensors = [torch.from_numpy(data[key]) for key in ("images", "labels", "asked")]
-    return Task(*tensors, args.seconds, args.calls, recipe | args.settings, args.out)
+    return Task(*tensors, args.seconds, args.calls, recipe | args.settings, args.out, args.clock, args.threads)

@@ -122,7 +122,7 @@ class Kernel(Protocol):
 
 def column(c: Tensor, like: Tensor) -> Tensor:
     """Coefficients of shape () or (B,) as a column that broadcasts against `like`, shape (B, ...)."""
-    return c.to(like.dtype) if c.ndim == 0 else c.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+    return c.to(like.dtype) if c.ndim == 0 else c.to(like).reshape(-1, *([1] * (like.ndim - 1)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Affine:
     def at(self, x: Tensor) -> "Normal":
         """Law of y given x, shape (B, *E)."""
         mean = column(self.scale, self.shift) * x + self.shift
-        variance = self.variance.to(mean.dtype)
+        variance = self.variance.to(mean)
         variance = variance.expand(mean.shape[0]) if variance.ndim == 0 else variance
         return Normal(mean, Covariance.isotropic(variance, mean[0].numel()))
 
@@ -319,7 +319,8 @@ class Mixture(Numbers):
         """A single mixture (batch shape (1,)) from weights (K,), means (K, *E) and covariances of batch shape (K,).
 
         Raises:
-            LawError: weights are negative or do not sum to 1; shapes do not match.
+            LawError: weights are negative or do not sum to 1.
+            ShapeError: shapes do not match.
         """
         _probabilities(weights)
         _expect(

@@ -1,7 +1,7 @@
 """The facade: data in, a model that samples in the user's units, saved and loaded as plain files.
 
 model = undrift.fit(images, labels, seconds=60)
-model.sample(16, where=3, scale=2.0)
+model.sample(16, where={"class": 3}, scale=2.0)
 model.save("runs/digits"); model = undrift.load("runs/digits")
 """
 
@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
 from typing import Any
@@ -50,10 +50,10 @@ class Model:
     def sample(
         self,
         n: int,
-        where: Any = None,
+        where: Mapping[str, Any] | None = None,
         *,
         scale: float = 1.0,
-        steps: int = 25,
+        steps: int = 50,
         seed: int = 0,
         sampler: Sampler | None = None,
         progress: bool = False,
@@ -62,11 +62,11 @@ class Model:
 
         Args:
             n: how many, >= 1.
-            where: class of all of them, or one class for each; None asks for no class.
+            where: {"class": name} for all of them, or {"class": [one name for each]}; None asks for no class.
             scale: strength of the label, 1 = as trained, larger = more typical and less varied.
-            steps: steps of the sampler; the default sampler makes two network calls a step.
+            steps: steps of the sampler; the default sampler makes one network call a step.
             seed: sample i of a seed is the same whatever n.
-            sampler: how to step; Heun's method on Karras et al.'s grid by default.
+            sampler: how to step; DPM-Solver++(2M) on Karras et al.'s grid by default.
             progress: draw a bar.
 
         Returns:
@@ -74,7 +74,7 @@ class Model:
 
         Raises:
             DataError: n < 1.
-            LabelError: an unknown class, or a class asked of a model without labels.
+            LabelError: an unknown class or condition, or a class asked of a model without labels.
             NonFiniteError: the network gave NaN.
         """
         return self.codec.decode(self.states(n, where, scale=scale, steps=steps, seed=seed, sampler=sampler, progress=progress))
@@ -82,10 +82,10 @@ class Model:
     def states(
         self,
         n: int,
-        where: Any = None,
+        where: Mapping[str, Any] | None = None,
         *,
         scale: float = 1.0,
-        steps: int = 25,
+        steps: int = 50,
         seed: int = 0,
         sampler: Sampler | None = None,
         progress: bool = False,
@@ -95,27 +95,30 @@ class Model:
             raise DataError(f"asked for {n} samples; ask for at least one")
         return simulate.sample(
             self.guided(n, where, scale),
-            sampler or gaussian.Heun(),
+            sampler or gaussian.DPMSolverPP(),
             self.grid(steps),
             (n, *self.codec.event_shape),
             seed=seed,
             progress=(lambda loop: _bar(loop, steps + 1)) if progress else iter,
         )
 
-    def guided(self, n: int, where: Any = None, scale: float = 1.0) -> Any:
+    def guided(self, n: int, where: Mapping[str, Any] | None = None, scale: float = 1.0) -> Any:
         """The denoiser for n samples of the classes `where`; see `sample`."""
         if self.labels is None:
-            if where is not None:
+            if where:
                 raise LabelError("this model was fitted without labels; fit it with labels to ask for a class")
             return self.denoiser
-        if where is None:
+        if not where:
             return self.denoiser.given(self.denoiser.null(torch.zeros(n, dtype=torch.long)))
-        wanted = [where] * n if isinstance(where, str) or not isinstance(where, Iterable) else list(where)
+        if not isinstance(where, Mapping) or set(where) != {"class"}:
+            raise LabelError(f"where={where!r} is not understood; this model knows one condition: where={{'class': ...}}")
+        asked = where["class"]
+        wanted = [asked] * n if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
         if len(wanted) != n:
             raise LabelError(f"{len(wanted)} classes were given for {n} samples; give one class, or one for each")
         return cfg(self.denoiser, self.labels.encode(wanted), scale)
 
-    def grid(self, steps: int = 25) -> grids.Grid:
+    def grid(self, steps: int = 50) -> grids.Grid:
         """The default grid of the model's path."""
         return grids.karras(self.denoiser.path.schedule, steps)
 

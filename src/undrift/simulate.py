@@ -44,8 +44,8 @@ def check_family(sampler: Sampler, path: Path) -> None:
     """Raise `FamilyError` unless the sampler serves the path's family."""
     if sampler.family not in ("any", path.family):
         raise FamilyError(
-            f"{type(sampler).__name__} serves {sampler.family} paths, and this model runs on a {path.family} path "
-            f"({path!r}); use undrift.Ancestral(), which serves every family, or a solver from undrift.{path.family}"
+            f"{type(sampler).__name__} serves {sampler.family} paths, and this model runs on a {path.family} path; "
+            f"use undrift.Ancestral(), which serves every family, or a solver from undrift.{path.family}"
         )
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import F64, Fixed, draws, line, normal, spd, time
 from scipy.stats import chi2
 
+from oracles import F64, Fixed, draws, line, normal, spd, time
 from undrift import PerSample, bridge
 from undrift.errors import ScheduleError, ShapeError, TimeError
 from undrift.laws import Empirical, Pair, Point
@@ -171,9 +171,23 @@ def test_noise_recovers_z(t):
     torch.testing.assert_close(path.noise(x_t, Pair(Point(x_0), Point(x_1)), t), z, atol=1e-11, rtol=0)  # / gamma > 0.3
 
 
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_velocity_is_the_derivative_of_the_interpolant(name):
+    """Known ends: d/dt of a x_0 + b x_1 + gamma z by autodiff; infinite at the ends of a noisy bridge, fine on a line."""
+    q, x_0, x_1, z, t = SCHEDULES[name], draws((3, 2), 0), draws((3, 2), 1), draws((3, 2), 2), time([0.2, 0.5, 0.9])
+    path, pair = bridge.Path(q, Point(x_1)), Pair(Point(x_0), Point(x_1))
+    x_t, want = torch.func.jvp(lambda u: bridge.interpolate(q, x_0, x_1, z, u), (t,), (torch.ones_like(t),))
+    torch.testing.assert_close(path.velocity(x_t, pair, t), want, atol=1e-11, rtol=0)  # gamma' / gamma < 10
+    if name == "line":
+        torch.testing.assert_close(path.velocity(x_1, pair, time(1.0)), x_1 - x_0, atol=EXACT, rtol=0)
+    else:
+        with pytest.raises(ScheduleError, match="just inside"):
+            path.velocity(x_1, pair, time(1.0))
+
+
 @pytest.mark.parametrize("t", [time(0.4), time([0.2, 0.5, 0.9])])
 def test_tilt_is_tweedie_for_the_tilted_law(t):
-    """r = lambda.x_0 on a pinned Gaussian: the lifted h by autograd, the tilted posterior in closed form."""
+    """The reward lambda.x_0 on a pinned Gaussian: the lifted h by autograd, the tilted posterior in closed form."""
     x, x_1, tilt = draws((3, 2), 0), draws((3, 2), 1), draws((2,), 2)
     mean, cov = draws((2,), 3), spd(2, 4)
     path = bridge.Path(Round(), Point(x_1))

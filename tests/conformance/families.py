@@ -297,7 +297,9 @@ def gaussian_atoms_row(schedule: schedules.Schedule) -> Row:
 
     bound = gaussian_bound(schedule, float(_WEIGHTS @ _CENTRES.square()))
     data = Empirical.of(_CENTRES[:, None], _WEIGHTS)
-    return Row(gaussian.Exact(gaussian.Path(schedule), data), line, truth, span=(1.0, 0.3), long_span=(0.9, 0.5), prior_bound=bound)
+    return Row(
+        gaussian.Exact(gaussian.Path(schedule), data), line, truth, span=(1.0, 0.3), long_span=(0.9, 0.5), prior_bound=bound
+    )
 
 
 def mixture_density(x: Tensor, means: Tensor, variances: Tensor, weights: Tensor) -> Tensor:

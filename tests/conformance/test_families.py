@@ -26,7 +26,7 @@ def stepped(row: Row, x: Tensor, t: Tensor, s: Tensor):
 
 @each([n for n in NAMES if ROWS[n].forward == "chain"])
 def test_corrupt_composes(name: str) -> None:
-    """s to t to u is s to u, from every start; and from the true law at s it leads to the true law at u."""
+    """Going s to t to u is going s to u, from every start; and from the true law at s it leads to the true law at u."""
     row, (u, t, s) = ROWS[name], ROWS[name].interior()
     for early, middle, late in ((s, t, u), (0.0, s, u), (0.0, t, 1.0)):
         if early < row.span[1] or late > row.span[0]:
@@ -101,6 +101,8 @@ def test_the_prior_is_the_law_at_one_within_its_stated_gap(name: str, batch: int
     x = prior.sample(PerSample(0, batch))
     assert x.shape == like.shape
     assert x.dtype == row.space.states().dtype  # numbers as asked for, symbols as integers
+    if row.path.family == "gaussian":  # the other families' priors are made of their own source or symbols
+        assert row.path.prior(like.float()).sample(PerSample(0, batch)).dtype == torch.float32
     if row.prior_bound is None:
         return
     given = row.space.read(row.path.prior)

@@ -13,7 +13,7 @@ from undrift.errors import ShapeError
 FLOATS = [torch.float32, torch.float64]
 HALVES = [torch.float16, torch.bfloat16]
 KINDS = ["normal", "uniform"]
-SOURCES = {"shared": lambda seed: Shared(seed), "per_sample": lambda seed: PerSample(seed, 40)}
+SOURCES = {"shared": lambda seed: Shared(seed), "per_sample": lambda seed: PerSample(seed, range(7, 47))}
 
 
 def two_draws(rng: Random, batch: int, dtype: torch.dtype) -> torch.Tensor:

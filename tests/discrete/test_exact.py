@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from oracles import F64, draws, slopes, time
 from scipy.linalg import expm
 from scipy.stats import chi2
 
+from oracles import F64, draws, slopes, time
 from undrift import Ancestral, discrete, grids, sample, trajectory
 from undrift.core import Shared
 from undrift.errors import LawError

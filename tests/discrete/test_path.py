@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from oracles import F64, draws, time
 from scipy.linalg import expm
 
+from oracles import F64, draws, time
 from undrift import discrete
 from undrift.errors import LawError, ShapeError, TimeError
 from undrift.laws import Categorical, Empirical
@@ -27,7 +27,7 @@ ALL = torch.arange(3)[:, None]
 
 
 def matrix(path, s, t):
-    """exp of the integrated generator, row = to, column = from: Q_t commutes with itself, so no time ordering is lost."""
+    """The exponential of the integrated generator, row = to, column = from (Q_t commutes, so no ordering is lost)."""
     nodes, weights = np.polynomial.legendre.leggauss(60)
     area = sum(
         0.5 * (t - s) * w * path.rates(time(s + 0.5 * (t - s) * (1 + u))).numpy() for u, w in zip(nodes, weights, strict=True)

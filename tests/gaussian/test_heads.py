@@ -8,8 +8,8 @@ import math
 
 import pytest
 import torch
-from oracles import SCHEDULES, draws, relative, time
 
+from oracles import SCHEDULES, draws, relative, time
 from undrift import gaussian, schedules
 from undrift.errors import HeadError
 from undrift.gaussian.heads import head
@@ -76,9 +76,8 @@ def test_every_conversion_round_trips(clock):
     for (a, b), t in itertools.product(itertools.permutations(gaussian.HEADS, 2), (*TIMES, 1.0)):
         if t == 1.0 and clock in NO_SIGNAL and {a, b} & {"eps", "score"}:
             continue  # singular there, and refused: test_singular_heads_name_the_head_to_use
-        one, other = (
-            gaussian.Head(n, SCHEDULES[clock], D, (0.0, 0.999)) if n in ("eps", "score") else make_full(n, clock) for n in (a, b)
-        )
+        ends = {n: (0.0, 0.999) if n in ("eps", "score") else (0.0, 1.0) for n in (a, b)}
+        one, other = (gaussian.Head(n, SCHEDULES[clock], D, ends[n]) for n in (a, b))
         x_0, _, x_t, _, _ = pair(clock, t)
         y = one.target(x_0, x_t, time(t))
         through = other.target(one.clean(y, x_t, time(t)), x_t, time(t))

@@ -8,8 +8,8 @@ import math
 
 import pytest
 import torch
-from oracles import F64, SCHEDULES, draws, mixture, normal, relative, spd, time
 
+from oracles import F64, SCHEDULES, draws, mixture, normal, relative, spd, time
 from undrift import gaussian, schedules
 from undrift.core import Covariance
 from undrift.errors import ScheduleError, ShapeError, TimeError
@@ -108,7 +108,7 @@ def tilted(law, b):
 
 
 def lifted(posterior, b):
-    """log E exp(b.X) under the posterior, shape (B,)."""
+    """Log E exp(b.X) under the posterior, shape (B,)."""
     if isinstance(posterior, Normal):
         return posterior.mean @ b + 0.5 * (posterior.covariance() @ b) @ b
     inside = posterior.means @ b + 0.5 * (posterior.cov.dense() @ b) @ b
@@ -146,6 +146,13 @@ def test_steps_in_the_wrong_order_are_refused_with_the_cure():
     for t, s in ((time([0.2, 0.3, 0.4]), time([0.1, 0.1, 0.1])), (time(0.5), time([0.1, 0.1]))):
         with pytest.raises(ShapeError, match="shape"):
             path.reverse(x, Point(x), t, s)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1])
+def test_stochasticity_out_of_range_is_refused(eta):
+    path, x = gaussian.Path(schedules.VP()), draws((2, 3), 0)
+    with pytest.raises(ScheduleError, match=r"\[0, 1\]"):
+        path.reverse(x, Point(x), time(0.5), time(0.2), stochasticity=eta)
 
 
 def test_reverse_mixes_atoms():

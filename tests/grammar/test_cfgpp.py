@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import F64, draws, normal, run, time
 
+from oracles import F64, draws, normal, run, time
 from undrift import gaussian, grids
 from undrift.schedules import Trigonometric
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles import F64, Impulse, draws, normal, run, slopes, time
 
+from oracles import F64, Impulse, draws, normal, run, slopes, time
 from undrift import gaussian, grids, trajectory
 from undrift.schedules import EDM, Trigonometric
 
@@ -57,13 +57,14 @@ def test_samples_have_the_variance_of_the_data(steps):
 
 
 def test_the_map_is_consistent_along_the_flow_that_heun_computes():
-    """f is constant on the exact trajectory: on Heun's it drifts at order 2 (within 0.1); composition is exact."""
+    """The map is constant on the exact trajectory: on Heun's it drifts at order 2 (within 0.1); composition is exact."""
     path = gaussian.Path(EDM(10.0))
     flow, model, x = Flow(path), gaussian.Exact(path, normal(time([0.0]), time([[V]]))), 10 * draws((3, 1), 0)
     drift = []
     for n in (64, 128):
         grid = grids.karras(path.schedule, n, 1.0, 0.01)
-        ends = [flow(step.x, time(step.t), time(0.01)) for step in trajectory(model, gaussian.Heun(), grid, x, rng=Impulse(0, 1))]
+        way = trajectory(model, gaussian.Heun(), grid, x, rng=Impulse(0, 1))
+        ends = [flow(step.x, time(step.t), time(0.01)) for step in way]
         drift.append(max(float((end - ends[0]).abs().max()) for end in ends))
     assert slopes(drift) == pytest.approx([2], abs=0.1)
     torch.testing.assert_close(flow(flow(x, time(1.0), time(0.3)), time(0.3), time(0.1)), flow(x, time(1.0), time(0.1)))

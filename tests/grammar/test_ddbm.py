@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles import F64, draws, propagate, spd, time
 
+from oracles import F64, draws, propagate, spd, time
 from undrift import Ancestral, bridge, gaussian, grids
 from undrift.laws import Normal, Point
 from undrift.schedules import BrownianBridge

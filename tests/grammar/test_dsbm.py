@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles import F64, Impulse, normal, run, time
 
+from oracles import F64, Impulse, normal, run, time
 from undrift import Ancestral, bridge, gaussian, grids
 from undrift.schedules import BrownianBridge
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import F64, SCHEDULES, MeanOnly, draws, normal, run, spd, time
 
+from oracles import F64, SCHEDULES, MeanOnly, draws, normal, run, spd, time
 from undrift import gaussian, grids
 from undrift.core import pad
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles import F64, Impulse, draws, normal, run, spd, time
 
+from oracles import F64, Impulse, draws, normal, run, spd, time
 from undrift import gaussian, grids
 from undrift.schedules import Trigonometric
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import F64, draws, time
 
+from oracles import F64, draws, time
 from undrift import discrete
 from undrift.laws import Empirical
 from undrift.schedules import CosineSurvival

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from oracles import draws, slopes, time
 from scipy.stats import chi2
 
+from oracles import draws, slopes, time
 from undrift import discrete, grids, sample
 from undrift.core import Shared
 from undrift.laws import Categorical, Empirical

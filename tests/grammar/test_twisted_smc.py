@@ -3,8 +3,8 @@
 import math
 
 import torch
-from oracles import F64, time
 
+from oracles import F64, time
 from undrift import gaussian, grids
 from undrift.core import Covariance, Shared
 from undrift.laws import Categorical, Normal
@@ -20,13 +20,13 @@ def reward(x_0):
 
 
 def twist(x, t):
-    """log h under half the posterior covariance, unnormalised: wrong on purpose, so that the weights have work to do."""
+    """The lifted reward under half the posterior covariance, unnormalised: wrong on purpose, so that weights have work."""
     law = MODEL(x, t)
     return (-0.5 * (Y - law.mean).square() / (NOISE**2 + 0.5 * law.variance)).sum(-1)
 
 
 def evidence(grid, rng):
-    """log Z of every run, shape (RUNS,)."""
+    """Log evidence of every run, shape (RUNS,)."""
     x = MODEL.marginal(time(grid.times[0])).sample(rng)
     log_w, log_z = twist(x, time(grid.times[0])), torch.zeros(RUNS, dtype=F64)
     for t, s in ((time(t), time(s)) for t, s in grid.pairs()):

@@ -23,7 +23,7 @@ from undrift.errors import LawError
 from undrift.laws import Conjugate, Empirical, Normal, Pair
 from undrift.typing import State, Time
 
-__all__ = ["Coupled", "GaussianEnds", "Pinned"]
+__all__ = ["BothEnds", "Coupled", "GaussianEnds", "Pinned"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,28 @@ class GaussianEnds:
             posterior = Covariance.full(_symmetric(left @ cov @ left.mT + gain @ rest @ gain.mT))
             laws.append(Normal((mean + (gain @ residual[..., None])[..., 0]).reshape(x_t.shape), posterior))
         return Pair(*laws)
+
+
+@dataclass(frozen=True)
+class BothEnds:
+    """An exact denoiser that answers with a `Pair`: what velocity, noise and score of an interpolant are made of.
+
+    Attributes:
+        exact: `GaussianEnds` or `Coupled`.
+
+    Checked by: tests/grammar/test_interpolant.py
+    """
+
+    exact: "GaussianEnds | Coupled"
+
+    @property
+    def path(self) -> Path:
+        """The path it was made for."""
+        return self.exact.path
+
+    def __call__(self, x_t: State, t: Time) -> Pair:
+        """The exact posterior marginals of both ends given X_t."""
+        return self.exact.ends(x_t, t)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import check_order, check_state, pad
+from undrift.core import check_order, check_state, pad, scalars
 from undrift.errors import ScheduleError, ShapeError
 from undrift.laws import Affine, Clean, Law, Pair, Point
-from undrift.schedules import BridgeSchedule
+from undrift.schedules import BridgeSchedule, derivative
 from undrift.typing import State, Time
 
 __all__ = ["Flipped", "Path", "interpolate"]
@@ -54,9 +54,14 @@ class Path:
         """The source law for states shaped like `like`; exact, since X_1 is the source.
 
         Raises:
-            ShapeError: the source's event is not that of `like`.
+            ShapeError: the source's event or dtype is not that of `like`.
         """
         mean = self.source.mean
+        if mean.dtype != like.dtype:
+            raise ShapeError(
+                f"the source of this bridge holds {mean.dtype}, and states of {like.dtype} were asked for; ask for "
+                f"dtype={mean.dtype}, or build the source in {like.dtype}"
+            )
         if mean.shape[1:] != like.shape[1:] or mean.shape[0] not in (1, like.shape[0]):
             raise ShapeError(
                 f"the source of this bridge has shape {tuple(mean.shape)}, and states of shape {tuple(like.shape)} were asked "
@@ -150,6 +155,32 @@ class Path:
         q = self.schedule
         residual = x_t - pad(q.a(t), x_t) * pair.x_0.mean - pad(q.b(t), x_t) * pair.x_1.mean
         return residual / pad(q.gamma(t), x_t)
+
+    def velocity(self, x_t: State, pair: Pair, t: Time) -> State:
+        r"""Mean velocity of the interpolant at x_t from the law of both ends, codec units per unit of t, shape (B, *E).
+
+        .. math:: v(x, t) = \dot a_t E[x_0 | x_t] + \dot b_t E[x_1 | x_t] + \dot\gamma_t E[z | x_t]
+
+        With the score -E[z | x_t] / gamma it is the drift of every SDE that shares the marginals:
+        dX = (v + epsilon score) dt + sqrt(2 epsilon) dW forwards, and v - epsilon score backwards.
+
+        Raises:
+            ScheduleError: the velocity is infinite at t (an end of a noisy bridge).
+
+        Source: Albergo et al. 2023, theorem 2.6 and corollary 2.10.
+        Checked by: tests/bridge/test_path.py::test_velocity_is_the_derivative_of_the_interpolant and
+        tests/grammar/test_interpolant.py
+        """
+        q = self.schedule
+        a, b, gamma = (derivative(f, scalars(t)) for f in (q.a, q.b, q.gamma))
+        if gamma.device.type == "cpu" and not bool(torch.isfinite(gamma).all()):
+            raise ScheduleError(
+                "the velocity of a noisy bridge is infinite at its ends, t = 0 and t = 1; start and end the grid just inside, "
+                "or step with undrift.Ancestral(), which needs no velocity"
+            )
+        residual = x_t - pad(q.a(t), x_t) * pair.x_0.mean - pad(q.b(t), x_t) * pair.x_1.mean
+        spread = torch.where(gamma == 0, 0.0, gamma / q.gamma(t))
+        return pad(a, x_t) * pair.x_0.mean + pad(b, x_t) * pair.x_1.mean + pad(spread, x_t) * residual
 
 
 @dataclass(frozen=True)

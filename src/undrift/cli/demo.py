@@ -15,7 +15,7 @@ import torch
 
 from undrift import evidence, simulate
 from undrift.core import PerSample
-from undrift.gaussian import Heun
+from undrift.gaussian import DPMSolverPP
 from undrift.model import Model, fit, write
 from undrift.report import class_grid, neighbours, noise_to_sample
 
@@ -67,7 +67,7 @@ def run(out: Path, *, seconds: float = 60.0, seed: int = 0, quiet: bool = False)
     model.save(out)
 
     start = time.perf_counter()
-    samples = model.sample(len(labels), where=labels, seed=seed, progress=not quiet)
+    samples = model.sample(len(labels), where={"class": labels}, seed=seed, progress=not quiet)
     sampled = time.perf_counter() - start
 
     encode = model.codec.encode
@@ -89,7 +89,7 @@ def run(out: Path, *, seconds: float = 60.0, seed: int = 0, quiet: bool = False)
             "parameters": sum(p.numel() for p in model.denoiser.modules()[0].parameters()),
             "training_seconds": round(fitted, 1),
             "training_steps": model.recipe.training["done"],
-            "network_calls_per_sample": Heun().calls(grid),
+            "network_calls_per_sample": DPMSolverPP().calls(grid),
             "sampling_seconds": round(sampled, 1),
             "samples_per_second": round(len(labels) / sampled, 1),
         },
@@ -110,7 +110,7 @@ def _draw(model: Model, samples: np.ndarray, labels: np.ndarray, train: np.ndarr
     rng = PerSample(seed, len(names))
     with torch.no_grad():
         loop = simulate.trajectory(
-            model.guided(len(names), names), Heun(), grid, model.denoiser.path.prior(like).sample(rng), rng=rng
+            model.guided(len(names), {"class": names}), DPMSolverPP(), grid, model.denoiser.path.prior(like).sample(rng), rng=rng
         )
         stops = list(loop)
     shown = [stops[i] for i in np.unique(np.linspace(0, len(stops) - 1, 9).round().astype(int))]

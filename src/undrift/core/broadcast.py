@@ -19,8 +19,8 @@ def pad(t: Time, like: Tensor) -> Tensor:
         like: a state, shape (B, *E).
 
     Returns:
-        A view of `t`, shape () or (B, 1, ..., 1), in the dtype of `like` (values computed in float64 lose nothing before
-        this border).
+        `t` with shape () or (B, 1, ..., 1), in the dtype of `like` (values computed in float64 lose nothing before this
+        border). Times per sample move to the device of `like`; a scalar stays on the CPU, where no device waits for it.
 
     Raises:
         ShapeError: t is neither () nor (B,).
@@ -34,7 +34,7 @@ def pad(t: Time, like: Tensor) -> Tensor:
             f"a time has shape {tuple(t.shape)} beside a state of shape {tuple(like.shape)}; give one time, shape (), "
             f"or one per sample, shape ({like.shape[0] if like.ndim else 'B'},)"
         )
-    return t.to(like.dtype).reshape(t.shape[0], *([1] * (like.ndim - 1)))
+    return t.to(like).reshape(t.shape[0], *([1] * (like.ndim - 1)))
 
 
 def scalars(t: Time) -> Time:

@@ -129,8 +129,8 @@ class NetDenoiser:
         schedule = self.path.schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = (alpha.square() * self.data_std**2 + sigma.square()).rsqrt()
-        label = noise_label(schedule.log_snr(t)).to(device=x_t.device, dtype=x_t.dtype).expand(x_t.shape[0])
         inputs = pad(scale, x_t) * x_t
+        label = noise_label(schedule.log_snr(t)).to(device=x_t.device, dtype=x_t.dtype).expand(x_t.shape[0])
         if self.cond is None:
             y = self.net(inputs, label)
         else:

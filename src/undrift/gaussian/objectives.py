@@ -89,8 +89,7 @@ class Regression:
     weight: str = "unit"
 
     def __post_init__(self) -> None:
-        if self.weight not in WEIGHTS:
-            raise HeadError(f"unknown weight {self.weight!r}; the weights are {', '.join(sorted(WEIGHTS))}")
+        _known(self.weight)
 
     def __call__(self, denoiser: Trainable, batch: State, t: Time, rng: Random) -> PerSample:
         """Unreduced loss, squared head units per coordinate.
@@ -120,6 +119,9 @@ class ExplicitScoreMatching:
         truth: the exact denoiser.
         weight: w_t, a key of `WEIGHTS`.
 
+    Raises:
+        HeadError: unknown weight.
+
     Source: Hyvarinen 2005; survey section 4.1.
     Checked by: tests/gaussian/test_objectives.py::test_denoising_and_explicit_differ_by_a_constant
     """
@@ -127,8 +129,16 @@ class ExplicitScoreMatching:
     truth: Any
     weight: str = "unit"
 
+    def __post_init__(self) -> None:
+        _known(self.weight)
+
     def __call__(self, denoiser: Any, batch: State, t: Time, rng: Random) -> PerSample:
         """Unreduced loss, squared score units per coordinate, shape (B,)."""
         x_t, _ = corrupted(denoiser.path, batch, t, rng)
         error = (score(denoiser, x_t, t) - score(self.truth, x_t, t)).flatten(1).square().mean(1)
         return WEIGHTS[self.weight](denoiser.path.schedule, t).to(error) * error
+
+
+def _known(weight: str) -> None:
+    if weight not in WEIGHTS:
+        raise HeadError(f"unknown weight {weight!r}; the weights are {', '.join(sorted(WEIGHTS))}")

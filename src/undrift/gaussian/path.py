@@ -144,6 +144,8 @@ class Path:
 
     def step_back(self, t: Time, s: Time, stochasticity: float) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients of X_s given X_t and X_0: (weight of X_0, weight of X_t, variance), each shape of t, float64."""
+        if not 0 <= stochasticity <= 1:
+            raise ScheduleError(f"stochasticity lies in [0, 1] (0 deterministic, 1 the chain itself), got {stochasticity:g}")
         schedule = self.schedule
         ratio = schedule.sigma(s) / schedule.sigma(t)
         variance = stochasticity**2 * schedule.sigma(s).square() * self._fresh(t, s)

@@ -6,7 +6,7 @@ lambda = 1 is the time reversal (Anderson 1982), lambda = 0 the probability-flow
 must have a finite drift on the grid; DDIM has not that limit.
 
 Source: Song et al. 2021 (2011.13456), eq. 6 and 13; Karras et al. 2022, eq. 103 (any lambda).
-Checked by: tests/gaussian/test_solvers.py (weak order by moment propagation; marginals for lambda = 0, 1/2, 1, 2)
+Checked by: tests/gaussian/test_solvers.py and test_processes.py (weak order; marginals for lambda = 0, 1/2, 1, 2)
 """
 
 from dataclasses import dataclass

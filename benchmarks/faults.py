@@ -1,0 +1,156 @@
+"""Plant known faults one by one; each must make a test fail.
+
+Every fault is a small change to one file: a sign, a factor of two, sigma_t for sigma_s, a wrong head row, alpha and sigma
+swapped, an index off by one. The source is copied, the fault planted in the copy, and the tests that should notice are run
+against it. A fault that no test notices is a hole in the tests, and the exit status says so.
+
+    make faults                                   # all
+    python benchmarks/faults.py --only heads      # those whose name contains "heads"
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WINGS = "tests/conformance"
+G = "gaussian/"
+SOLVERS = "tests/gaussian/test_solvers.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault: `old` becomes `new` in `file`, and `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+FAULTS = [
+    # schedules
+    Fault("VP: sign of the exponent", "schedules.py", "torch.exp(-0.5 * self._integral", "torch.exp(0.5 * self._integral", "tests/test_schedules.py"),
+    Fault("VP: factor two in the drift", "schedules.py", "        return -0.5 * self.g2(t)", "        return -1.0 * self.g2(t)", "tests/test_schedules.py"),
+    Fault("any schedule: half of g2", "schedules.py", "return 2 * sigma * (self.dsigma(t)", "return sigma * (self.dsigma(t)", "tests/test_schedules.py"),
+    Fault("sub-VP: alpha^2 for alpha^4 in g2", "schedules.py", "torch.expm1(-2 * self._integral", "torch.expm1(-1 * self._integral", "tests/test_schedules.py"),
+    Fault("VE: sigma(0) is not 0", "schedules.py", "torch.expm1(self._rate * scalars(t)).sqrt()", "torch.exp(self._rate * scalars(t)).sqrt()", "tests/test_schedules.py"),
+    Fault("VP: factor two in the inverse", "schedules.py", "2 * slope * area", "slope * area", "tests/test_schedules.py"),
+    Fault("cosine: offset forgotten in sigma", "schedules.py", "torch.sin(angle + self._start)", "torch.sin(angle)", "tests/test_schedules.py"),
+    Fault("log-SNR without its square", "schedules.py", "return 2 * (self.alpha(t).log()", "return 1 * (self.alpha(t).log()", "tests/test_schedules.py"),
+    Fault("survival: sign of the rate", "schedules.py", "return -derivative(self.keep, t)", "return derivative(self.keep, t)", "tests/test_schedules.py"),
+    # grids
+    Fault("grid: one rung short", "grids.py", "rungs = steps + 1 - free_start", "rungs = steps - free_start", "tests/test_grids.py"),
+    Fault("grid: one time too many", "grids.py", "np.linspace(ends[0], ends[1], steps + 1)", "np.linspace(ends[0], ends[1], steps + 2)", "tests/test_grids.py"),
+    Fault("grid: the end is not met", "grids.py", "return of_times([start, *inner, end])", "return of_times([start, *inner, end + 1e-12])", "tests/test_grids.py"),
+    Fault("grid: rho and 1/rho", "grids.py", "lambda x: x ** (1 / rho), lambda u: u**rho", "lambda x: x**rho, lambda u: u ** (1 / rho)", "tests/test_grids.py"),
+    # laws and covariances
+    Fault("Normal: alpha^2 for alpha in the gain", "laws.py", "step = self.cov.apply(lambda s: _ratio(a * s,", "step = self.cov.apply(lambda s: _ratio(a * a * s,", "tests/test_laws.py"),
+    Fault("Mixture: evidence without the noise", "laws.py", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + v)", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + 0.5 * v)", "tests/test_laws.py"),
+    Fault("Empirical: attention at half the temperature", "laws.py", "evidence = (a / v) *", "evidence = (2 * a / v) *", "tests/test_laws.py"),
+    Fault("density: half of the log determinant", "laws.py", "-0.5 * (quadratic + cov.logdet(spectrum)", "-0.5 * (quadratic + 0.5 * cov.logdet(spectrum)", "tests/test_laws.py"),
+    Fault("guidance: the two laws swapped", "laws.py", "torch.lerp(other.mean, self.mean, scale)", "torch.lerp(self.mean, other.mean, scale)", "tests/guidance tests/test_laws.py"),
+    Fault("covariance: tail lost", "core/covariance.py", "inside + outside * function(self.tail)[..., 0].log()", "inside", "tests/core"),
+    Fault("random: samples share a stream", "core/random.py", "i & _MASK], dtype", "0], dtype", "tests/core"),
+    # Gaussian path
+    Fault("reverse: alpha and sigma swapped", G + "path.py", "return schedule.alpha(s) - from_state", "return schedule.sigma(s) - from_state", WINGS),
+    Fault("reverse: sigma_t for sigma_s", G + "path.py", "stochasticity**2 * schedule.sigma(s).square()", "stochasticity**2 * schedule.sigma(t).square()", WINGS),
+    Fault("reverse: weight of x_t not squared", G + "path.py", "ratio.square() * schedule.alpha(t)", "ratio * schedule.alpha(t)", WINGS),
+    Fault("corrupt: sigma_s for sigma_t", G + "path.py", "variance = self.schedule.sigma(t).square() * self._fresh", "variance = self.schedule.sigma(s).square() * self._fresh", WINGS),
+    Fault("tilt: sign", G + "path.py", "Point(law.mean + pad(", "Point(law.mean - pad(", "tests/gaussian/test_path.py"),
+    Fault("tilt: alpha squared", G + "path.py", "sigma(t).square() / alpha, signal", "sigma(t).square() / alpha.square(), signal", "tests/gaussian/test_path.py"),
+    Fault("prior gap: factor two", G + "path.py", "return 0.5 * second_moment", "return 0.25 * second_moment", "tests/gaussian/test_path.py"),
+    # heads and denoisers
+    Fault("heads: sign of eps", G + "heads.py", "return 1 / q.alpha, -q.sigma / q.alpha", "return 1 / q.alpha, q.sigma / q.alpha", "tests/gaussian/test_heads.py"),
+    Fault("heads: sigma for sigma^2 in score", G + "heads.py", "1 / q.alpha, q.sigma.square() / q.alpha", "1 / q.alpha, q.sigma / q.alpha", "tests/gaussian/test_heads.py"),
+    Fault("heads: alpha and sigma swapped in v", G + "heads.py", "return q.alpha / power, -q.sigma / power", "return q.sigma / power, -q.alpha / power", "tests/gaussian/test_heads.py"),
+    Fault("heads: row x0 in place of v", G + "heads.py", '"v": _v,', '"v": _x0,', "tests/gaussian/test_heads.py"),
+    Fault("heads: sign of velocity", G + "heads.py", "return -slope / rest,", "return slope / rest,", "tests/gaussian/test_heads.py"),
+    Fault("heads: data_std not squared in edm", G + "heads.py", "return q.data_std**2 * q.alpha / power", "return q.data_std * q.alpha / power", "tests/gaussian/test_heads.py"),
+    Fault("denoiser: input scale without data_std", G + "denoiser.py", "alpha.square() * self.data_std**2 + sigma.square()", "alpha.square() + sigma.square()", "tests/gaussian/test_denoiser.py"),
+    Fault("denoiser: clock change scales the wrong way", G + "denoiser.py", "self.inner(pad(power.sqrt(), x_t)", "self.inner(pad(power.rsqrt(), x_t)", "tests/gaussian/test_denoiser.py"),
+    Fault("denoiser: noise label doubled", G + "denoiser.py", "return 0.125 *", "return 0.25 *", "tests/gaussian/test_denoiser.py"),
+    Fault("score: sigma for sigma^2", G + "denoiser.py", "pad(schedule.sigma(t).square(), x_t)", "pad(schedule.sigma(t), x_t)", "tests/gaussian"),
+    Fault("conditional Gaussian: sign of the gain", G + "exact.py", "mean = self.mean[:d] + (cond", "mean = self.mean[:d] - (cond", "tests/gaussian/test_conditional.py"),
+    # solvers
+    Fault("DDIM: noise without its root", G + "solvers/ddim.py", "variance.sqrt()", "variance", SOLVERS),
+    Fault("DDPM: forward variance inverted", G + "solvers/ddpm.py", "(sigma_t / sigma_s).square()", "(sigma_s / sigma_t).square()", SOLVERS),
+    Fault("Euler-Maruyama: factor two in the drift", G + "solvers/euler_maruyama.py", "pull = 0.5 * (1 +", "pull = 1.0 * (1 +", SOLVERS),
+    Fault("Euler-Maruyama: sign of the linear drift", G + "solvers/euler_maruyama.py", "1 - step * schedule.f(t)", "1 + step * schedule.f(t)", SOLVERS),
+    Fault("exponential: noise at t, not s", G + "solvers/exponential.py", "self.stochasticity * alpha_s * noise.sqrt()", "self.stochasticity * alpha_t * noise.sqrt()", SOLVERS),
+    Fault("Heun: whole step where half belongs", G + "solvers/heun.py", "half = 0.5 * (noise_s - noise_t)", "half = 0.49 * (noise_s - noise_t)", SOLVERS),
+    Fault("Heun: sigma_t for sigma_s in the corrector", G + "solvers/heun.py", "            half / noise_s,\n", "            half / noise_t,\n", SOLVERS),
+    Fault("DPM-Solver++: halved difference", G + "solvers/dpmpp.py", "0.5 * h[1:] / h[:-1]", "0.25 * h[1:] / h[:-1]", SOLVERS),
+    Fault("DPM-Solver++: r inverted", G + "solvers/dpmpp.py", "0.5 * h[1:] / h[:-1]", "0.5 * h[:-1] / h[1:]", SOLVERS),
+    Fault("DPM-Solver++: sigma_t for sigma_s", G + "solvers/dpmpp.py", "a = schedule.sigma(s) / schedule.sigma(t)", "a = schedule.sigma(t) / schedule.sigma(t)", SOLVERS),
+    # learning
+    Fault("time law: sign of the slope", G + "times.py", "self.schedule.sigma(t) - self.schedule.f(t)", "self.schedule.sigma(t) + self.schedule.f(t)", "tests/gaussian/test_times.py"),
+    Fault("importance: density for its inverse", G + "times.py", "torch.exp(-law.log_density(t))", "torch.exp(law.log_density(t))", "tests/gaussian/test_times.py"),
+    Fault("objective: SNR not exponentiated", G + "objectives.py", "return schedule.log_snr(t).exp()", "return schedule.log_snr(t)", "tests/gaussian/test_objectives.py"),
+    Fault("objective: alpha and sigma swapped", G + "objectives.py", "pad(path.schedule.alpha(t), x_0) * x_0 + pad(path.schedule.sigma(t), x_0) * z", "pad(path.schedule.sigma(t), x_0) * x_0 + pad(path.schedule.alpha(t), x_0) * z", "tests/gaussian/test_objectives.py"),
+    Fault("average: exponent off by one", "training/ema.py", "** (self.gamma + 1)", "** (self.gamma + 2)", "tests/training"),
+    Fault("training: labels dropped the wrong way", "training/loop.py", "torch.where(silent, model.null(cond), cond)", "torch.where(silent, cond, model.null(cond))", "tests/training"),
+    # bridges
+    Fault("bridge: a for b in the step back", "bridge/path.py", "keep = q.b(s) / q.b(t)", "keep = q.a(s) / q.a(t)", "tests/bridge " + WINGS),
+    Fault("bridge: gamma not squared in tilt", "bridge/path.py", "self.schedule.gamma(t).square() / a, signal", "self.schedule.gamma(t) / a, signal", "tests/bridge"),
+    Fault("bridge: flip keeps its ends", "bridge/path.py", "return self.inner.b(1 - t)", "return self.inner.a(1 - t)", "tests/bridge"),
+    # symbols
+    Fault("discrete: survival ratio inverted", "discrete/path.py", "self.schedule.keep(t) / self.schedule.keep(s), like", "self.schedule.keep(s) / self.schedule.keep(t), like", "tests/discrete"),
+    Fault("discrete: keep_t for keep_s in the step back", "discrete/path.py", "seen_from * (1 - keep_s) * pi", "seen_from * (1 - keep_t) * pi", "tests/discrete"),
+    Fault("discrete: generator transposed", "discrete/path.py", "self.landing[:, None].expand(-1, self.symbols)", "self.landing[None, :].expand(self.symbols, -1)", "tests/discrete"),
+    # evidence
+    Fault("Frechet: trace term not doubled", "evidence/distances.py", "2 * ", "1 * ", "tests/evidence/test_distances.py"),
+    # images
+    Fault("codec: levels off by one", "codecs/images.py", "round(high - low) + 1", "round(high - low)", "tests/codecs"),
+]  # fmt: skip
+
+
+def plant(fault: Fault, folder: Path) -> Path:
+    """A copy of the source with the fault in it."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "src" / "undrift" / fault.file
+    text = file.read_text()
+    if fault.old not in text:
+        raise SystemExit(f"fault {fault.name!r}: its text is no longer in {fault.file}; bring benchmarks/faults.py up to date")
+    file.write_text(text.replace(fault.old, fault.new))
+    return folder / "src"
+
+
+def notice(fault: Fault) -> tuple[Fault, bool, str, float]:
+    """Plant a fault and run its tests; True if they fail by failing (and not by failing to run)."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        source = plant(fault, Path(folder))
+        environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *fault.tests.split()]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    last = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    return fault, done.returncode == 1, last, time.perf_counter() - start
+
+
+def main() -> None:
+    """Plant all, print a line each, exit 1 if one went unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="plant only faults whose name contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="faults at a time")
+    arguments = parser.parse_args()
+    chosen = [fault for fault in FAULTS if arguments.only.lower() in fault.name.lower()]
+    missed = []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for fault, noticed, last, seconds in pool.map(notice, chosen):
+            print(f"{'noticed' if noticed else 'MISSED '}  {seconds:5.1f} s  {fault.name:<50} {last[:110]}", flush=True)
+            missed += [] if noticed else [fault.name]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} planted faults were noticed")
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
