@@ -16,7 +16,7 @@ from undrift.grids import Grid
 from undrift.laws import Clean, Law
 from undrift.typing import PerSample, Time
 
-__all__ = ["Conditional", "Denoiser", "Objective", "Path", "Sampler"]
+__all__ = ["Conditional", "Denoiser", "Guidable", "Objective", "Path", "Sampler"]
 
 
 @runtime_checkable
@@ -75,6 +75,11 @@ class Conditional(Protocol):
     def given(self, cond: Tensor) -> Denoiser:
         """The denoiser of the clean end given `cond`, one condition per sample."""
         ...
+
+
+@runtime_checkable
+class Guidable(Conditional, Protocol):
+    """A conditional model that also knows the condition that says nothing: what label guidance contrasts with."""
 
     def null(self, cond: Tensor) -> Tensor:
         """Conditions that say nothing, shaped like `cond`."""

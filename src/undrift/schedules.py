@@ -35,8 +35,11 @@ ScalarFunction = Callable[[Tensor], Tensor]
 
 
 def derivative(function: ScalarFunction, t: Time) -> Time:
-    """D function / dt by autodiff, shape of t; `function` works elementwise, so one backward pass of its sum is enough."""
-    return torch.func.grad(lambda u: function(u).sum())(t)
+    """d function / dt by autodiff, shape of t.
+
+    Forward mode: reverse mode turns an infinite slope, such as that of sqrt(t (1 - t)) at t = 0, into 0 * inf = NaN.
+    """
+    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
 
 
 def solve_decreasing(function: ScalarFunction, target: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:

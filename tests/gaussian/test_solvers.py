@@ -297,6 +297,21 @@ def test_heun_matches_edm_algorithm_1():
     assert relative(run(denoiser, gaussian.Heun(), grid, start), x) < 1e-11
 
 
+@pytest.mark.parametrize("clock", ["cosine", "linear_flow", "trigonometric"])
+def test_heun_starts_without_signal_by_a_trapezoid_in_the_angle(clock):
+    # y = x / norm, dy / dtheta = y cot(theta) - D / sin(theta), theta from pi / 2: the docstring's step, by hand.
+    schedule, s = SCHEDULES[clock], 0.8
+    denoiser = gaussian.Exact(gaussian.Path(schedule), GMM)
+    x = draws((4, 2), 2)
+    alpha, sigma = float(schedule.alpha(time(s))), float(schedule.sigma(time(s)))
+    norm, angle = math.hypot(alpha, sigma), math.atan2(sigma, alpha)
+    step, first = angle - math.pi / 2, -denoiser(x, time(1.0)).mean
+    ahead = alpha * -first + sigma * x  # the DDIM predictor from pure noise
+    second = ahead / norm / math.tan(angle) - denoiser(ahead, time(s)).mean / math.sin(angle)
+    want = norm * (x + 0.5 * step * (first + second))
+    assert relative(run(denoiser, gaussian.Heun(), grids.of_times([1.0, s]), x), want) < 1e-12
+
+
 # ---------------------------------------------------------------- fewer steps
 
 

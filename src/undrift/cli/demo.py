@@ -110,7 +110,11 @@ def _draw(model: Model, samples: np.ndarray, labels: np.ndarray, train: np.ndarr
     rng = PerSample(seed, len(names))
     with torch.no_grad():
         loop = simulate.trajectory(
-            model.guided(len(names), {"class": names}), DPMSolverPP(), grid, model.denoiser.path.prior(like).sample(rng), rng=rng
+            model.guided(len(names), {"class": names}),
+            DPMSolverPP(),
+            grid,
+            model.denoiser.path.prior(like).sample(rng),
+            rng=rng,
         )
         stops = list(loop)
     shown = [stops[i] for i in np.unique(np.linspace(0, len(stops) - 1, 9).round().astype(int))]

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from undrift.errors import ShapeError
-from undrift.protocols import Conditional, Denoiser
+from undrift.protocols import Denoiser, Guidable
 from undrift.typing import Time
 
 __all__ = ["ClassifierFree", "cfg"]
 
 
-def cfg(model: Conditional, cond: Tensor, scale: float = 1.0) -> Denoiser:
+def cfg(model: Guidable, cond: Tensor, scale: float = 1.0) -> Denoiser:
     """The denoiser guided towards `cond`.
 
     Args:
-        model: a conditional model.
+        model: a conditional model that knows the condition that says nothing.
         cond: one condition per sample, shape (B, ...).
         scale: w; at 1 and at 0 this is the model itself and costs one call, otherwise one doubled call.
 
@@ -47,12 +47,12 @@ class ClassifierFree:
     """Guidance by one doubled call; see `cfg`.
 
     Attributes:
-        model: a conditional model.
+        model: a conditional model that knows the condition that says nothing.
         cond: one condition per sample, shape (B, ...).
         scale: w.
     """
 
-    model: Conditional
+    model: Guidable
     cond: Tensor
     scale: float
 
