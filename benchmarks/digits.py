@@ -86,6 +86,11 @@ def run_entry(name: str, python: Path, seed: int, args: argparse.Namespace, fold
         return torch.from_numpy(made["samples"]), json.loads(str(made["about"])) | {"others": others}
 
 
+def as_digits(samples: torch.Tensor) -> torch.Tensor:
+    """Samples as a user would keep them: the 17 grey levels of the data, still in [-1, 1]."""
+    return ((samples.clamp(-1, 1) + 1) * 8).round() / 8 - 1
+
+
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)] + [""]
 
@@ -188,7 +193,7 @@ def main() -> None:
                 python = Path(sys.executable) if name == "undrift" else peers
                 samples, about = run_entry(name, python, seed, args, folder)
                 asked = labels if about.get("conditional", True) else None
-                evidence = evaluate(samples.clamp(-1, 1), asked, *halves, judge, seed=0)
+                evidence = evaluate(as_digits(samples), asked, *halves, judge, seed=0)
                 results[name].append((evidence, about))
                 line = ", ".join(f"{f.name} {f.value:.4f} ({f.floor:.4f})" for f in evidence.figures)
                 print(f"{name} seed {seed}: {line}; {about['steps']} steps", flush=True)

@@ -85,7 +85,7 @@ FAULTS = [
     Fault("DDPM: forward variance inverted", G + "solvers/ddpm.py", "(sigma_t / sigma_s).square()", "(sigma_s / sigma_t).square()", SOLVERS),
     Fault("Euler-Maruyama: factor two in the drift", G + "solvers/euler_maruyama.py", "pull = 0.5 * (1 +", "pull = 1.0 * (1 +", SOLVERS),
     Fault("Euler-Maruyama: sign of the linear drift", G + "solvers/euler_maruyama.py", "1 - step * schedule.f(t)", "1 + step * schedule.f(t)", SOLVERS),
-    Fault("exponential: noise at t, not s", G + "solvers/exponential.py", "self.stochasticity * alpha_s * noise.sqrt()", "self.stochasticity * alpha_t * noise.sqrt()", SOLVERS),
+    Fault("exponential: noise at t, not s", G + "solvers/exponential.py", "alpha_s * (self.stochasticity**2 * noise).sqrt()", "alpha_t * (self.stochasticity**2 * noise).sqrt()", SOLVERS),
     Fault("Heun: whole step where half belongs", G + "solvers/heun.py", "half = 0.5 * (noise_s - noise_t)", "half = 0.49 * (noise_s - noise_t)", SOLVERS),
     Fault("Heun: sigma_t for sigma_s in the corrector", G + "solvers/heun.py", "            half / noise_s,\n", "            half / noise_t,\n", SOLVERS),
     Fault("DPM-Solver++: halved difference", G + "solvers/dpmpp.py", "0.5 * h[1:] / h[:-1]", "0.25 * h[1:] / h[:-1]", SOLVERS),

@@ -93,13 +93,21 @@ def test_of_times_keeps_the_callers_numbers() -> None:
         ((math.inf, 0.0), GridError, "NaN or infinite"),
         ((1000.0, 500.0, 0.0), TimeError, "divide step indices by their number"),
         ((1.0, -0.1), TimeError, r"times lie in \[0, 1\]"),
-        ((0.0, 0.5, 1.0), GridError, r"times\[0\] = 0 and times\[1\] = 0.5; sort it"),
-        ((1.0, 0.5, 0.5, 0.0), GridError, r"times\[1\] = 0.5 and times\[2\] = 0.5; .* drop repeated times"),
+        ((1.0, 0.2, 0.5, 0.0), GridError, r"times\[1\] = 0.2 is followed by times\[2\] = 0.5; sort it"),
+        ((0.0, 0.5, 0.2, 1.0), GridError, r"times\[1\] = 0.5 is followed by times\[2\] = 0.2; sort it"),
+        ((1.0, 0.5, 0.5, 0.0), GridError, r"times\[1\] = 0.5 is followed by times\[2\] = 0.5; .* drop repeated times"),
+        ((0.5, 0.2, 0.5), GridError, r"times\[0\] = 0.5 is followed by times\[1\] = 0.2"),
     ],
 )
 def test_what_is_no_grid_is_refused_with_the_cure(times: tuple[float, ...], error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         Grid(times)
+
+
+def test_flipping_a_grid_runs_it_the_other_way() -> None:
+    grid = GRIDS["karras"](SCHEDULES["vp"], 7)
+    assert grid.flipped().times == tuple(sorted(grid.times))
+    assert grid.flipped().flipped() == grid
 
 
 @pytest.mark.parametrize("builder", GRIDS)

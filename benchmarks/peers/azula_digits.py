@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 RECIPE = {
     "channels": [32, 64],
-    "blocks": [2, 2],
+    "blocks": [1, 2],
     "norm": "layer",
     "ffn_factor": 1,
     "embedding": 64,

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 RECIPE = {
     "channels": [32, 64],
-    "layers": 2,
-    "attention": True,
+    "layers": 1,
+    "attention": False,
     "dropout": 0.0,
     "schedule": "squaredcos_cap_v2",
     "prediction": "v_prediction",

@@ -27,7 +27,7 @@ from k_diffusion.models import ImageDenoiserModelV1  # noqa: E402
 
 RECIPE = {
     "channels": [32, 64],
-    "depths": [2, 2],
+    "depths": [1, 2],
     "attention": [False, True],
     "mapping": 128,
     "dropout": 0.0,

@@ -24,13 +24,13 @@ __all__ = ["GRIDS", "Grid", "karras", "log_snr", "of_times", "quadratic", "unifo
 
 @dataclass(frozen=True)
 class Grid:
-    """Strictly decreasing times in [0, 1].
+    """Strictly monotone times in [0, 1]: falling to generate, rising to encode.
 
     Attributes:
-        times: n + 1 plain numbers, from noise to data.
+        times: n + 1 plain numbers.
 
     Raises:
-        GridError: fewer than two times, not finite, or not strictly decreasing.
+        GridError: fewer than two times, not finite, or not strictly monotone.
         TimeError: a time outside [0, 1].
     """
 
@@ -47,13 +47,18 @@ class Grid:
                 f"a grid runs from {times.max():g} to {times.min():g}; times lie in [0, 1], 0 = data, 1 = reference: "
                 "divide step indices by their number"
             )
-        rising = np.flatnonzero(np.diff(times) >= 0)
-        if rising.size:
-            i = int(rising[0])
+        moves = np.diff(times)
+        stuck = np.flatnonzero(moves * np.sign(times[-1] - times[0]) <= 0)
+        if stuck.size:
+            i = int(stuck[0])
             raise GridError(
-                f"a grid must fall strictly from noise to data, but times[{i}] = {times[i]:g} and times[{i + 1}] = "
+                f"a grid must be strictly monotone, but times[{i}] = {times[i]:g} is followed by times[{i + 1}] = "
                 f"{times[i + 1]:g}; sort it, drop repeated times, or ask for fewer steps"
             )
+
+    def flipped(self) -> "Grid":
+        """The same times the other way round: from data to noise, for deterministic solvers to encode with."""
+        return Grid(self.times[::-1])
 
     @property
     def steps(self) -> int:
@@ -61,7 +66,7 @@ class Grid:
         return len(self.times) - 1
 
     def pairs(self) -> list[tuple[float, float]]:
-        """(t, s) of every step, s < t."""
+        """(t, s) of every step."""
         return list(pairwise(self.times))
 
 

@@ -35,7 +35,7 @@ ScalarFunction = Callable[[Tensor], Tensor]
 
 
 def derivative(function: ScalarFunction, t: Time) -> Time:
-    """d function / dt by autodiff, shape of t.
+    """Time derivative of `function` by autodiff, shape of t.
 
     Forward mode: reverse mode turns an infinite slope, such as that of sqrt(t (1 - t)) at t = 0, into 0 * inf = NaN.
     """
@@ -85,6 +85,16 @@ class Schedule(ABC):
     def time(self, log_snr: Tensor) -> Time:
         """The time at which log-SNR has this value; the nearer end if it never has."""
         return solve_decreasing(self.log_snr, scalars(log_snr))
+
+    def ou_time(self, t: Time) -> Time:
+        """The theory's clock, tau = log(1 + sigma^2 / alpha^2), shape of t.
+
+        With the state divided by sqrt(alpha^2 + sigma^2), every Gaussian path is the Ornstein-Uhlenbeck process
+        dX = -X/2 dtau + dW at time tau; -2 log alpha is right for VP alone.
+
+        Checked by: tests/gaussian/test_processes.py
+        """
+        return softplus(-self.log_snr(scalars(t)), threshold=700.0)
 
     def f(self, t: Time) -> Time:
         """Drift coefficient d log alpha / dt, shape of t."""
@@ -332,6 +342,10 @@ class Custom(Schedule):
                 values.shape == t.shape and bool((torch.isfinite(values) & (values >= 0)).all()),
                 f"{name}_of must map times of shape (n,) to finite numbers >= 0 of the same shape",
             )
+        _require(
+            abs(float(self.alpha_of(t)[0]) - 1) < 1e-9,
+            "alpha_of must be 1 at t = 0, or samples come back scaled; divide both functions by alpha_of(0)",
+        )
         log_snr = self.log_snr(t)
         bad = int((~(log_snr[1:] < log_snr[:-1])).sum())
         _require(bad == 0, f"alpha/sigma must fall strictly from t = 0 to t = 1; it does not on {bad} of 1000 intervals")

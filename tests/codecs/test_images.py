@@ -75,5 +75,5 @@ def test_foreign_images_are_refused():
     codec = Images.guess(np.array([[[0, 16]], [[3, 5]]]))
     with pytest.raises(DataError, match="fitted on \\(1, 2\\); resize"):
         codec.encode(np.zeros((1, 2, 2)))
-    with pytest.raises(DataError, match="values from 0 to 20.*bring them to that range"):
+    with pytest.raises(DataError, match=r"values from 0 to 20.*bring them to that range"):
         codec.encode(np.array([[[0, 20]]]))

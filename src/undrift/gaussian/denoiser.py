@@ -195,3 +195,11 @@ class Reclocked:
                 )
         power = (own.alpha(clock).square() + own.sigma(clock).square()) / (here.alpha(t).square() + here.sigma(t).square())
         return self.inner(pad(power.sqrt(), x_t) * x_t, clock)
+
+    def given(self, cond: Tensor) -> "Reclocked":
+        """The same condition on this clock, where the inner model is conditional."""
+        return Reclocked(self.inner.given(cond), self.path)
+
+    def null(self, cond: Tensor) -> Tensor:
+        """Conditions that say nothing, where the inner model knows one."""
+        return self.inner.null(cond)

@@ -82,6 +82,10 @@ class ExactConditional:
         """Conditions that say nothing."""
         return torch.full_like(cond, self.nothing)
 
+    def on(self, path: Path) -> Reclocked:
+        """The same laws on another clock."""
+        return Reclocked(self, path)
+
 
 @dataclass(frozen=True)
 class LabelledMixture:

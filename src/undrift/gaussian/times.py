@@ -72,6 +72,9 @@ class UniformTime:
 class LogNormalNoise:
     """Log-normal noise level sigma / alpha (Karras et al. 2022, table 1), stratified, truncated to [start, end].
 
+    A narrow law used with `importance` can raise the variance of the gradient many times over: rare levels get huge weights.
+    Widen `std` until it covers every level that matters.
+
     Attributes:
         schedule: the clock.
         mean: mean of log(sigma / alpha).

@@ -29,7 +29,7 @@ class Ema:
         DataError: gamma <= -1.
     """
 
-    def __init__(self, net: nn.Module, gamma: float = 16.0):
+    def __init__(self, net: nn.Module, gamma: float = 13.0):
         if gamma <= -1:
             raise DataError(f"the average's exponent gamma must be > -1, got {gamma:g}")
         self.gamma, self.step = gamma, 0

@@ -45,7 +45,8 @@ class Settings:
         learning_rate: peak of AdamW's rate.
         warmup: steps of linear rise.
         decay: share of the budget, at its end, over which the rate falls to zero along a cosine.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW, on matrices and kernels only.
+        clip: largest norm of the gradient.
         label_dropout: share of samples trained with the label that says nothing, for guidance.
 
     Raises:
@@ -54,11 +55,12 @@ class Settings:
 
     seconds: float | None = None
     steps: int | None = None
-    batch: int = 128
-    learning_rate: float = 1e-3
+    batch: int = 64
+    learning_rate: float = 6e-3
     warmup: int = 100
-    decay: float = 0.5
-    weight_decay: float = 0.0
+    decay: float = 1.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class Settings:
             ("warmup", 0, math.inf),
             ("decay", 0, 1),
             ("weight_decay", 0, math.inf),
+            ("clip", 0, math.inf),
             ("label_dropout", 0, 1),
         ):
             value = getattr(self, name)
@@ -149,9 +152,12 @@ def train(
         raise DataError("there is nothing to train on: data has no rows")
     rng, order = Shared(seed), Shared(seed + 1)
     dropout = Dropout(seed + 2)
-    optimiser = torch.optim.AdamW(
-        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99), fused=True
-    )
+    parameters = list(net.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
     clock = Clock(settings)
     batches = _batches(len(data), settings.batch, order)
     net.train()
@@ -170,6 +176,7 @@ def train(
             loss = objective(bound, batch, times.sample(len(rows), rng), rng).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimiser.step()
         ema.update()
         loss_sum += loss.detach()

@@ -38,8 +38,8 @@ class EulerMaruyama(AffineSolver):
             raise GridError(f"EulerMaruyama's stochasticity is >= 0, got {self.stochasticity:g}")
 
     def coefficients(self, path: Path, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """X - (t - s) drift + lambda g sqrt(t - s) z, with the score written by the posterior mean."""
+        """One Euler step: x - (t - s) drift + lambda g sqrt(t - s) z, with the score written by the posterior mean."""
         schedule, step = path.schedule, t - s
         g2, sigma2 = schedule.g2(t), schedule.sigma(t).square()
         pull = 0.5 * (1 + self.stochasticity**2) * g2 * step / sigma2
-        return 1 - step * schedule.f(t) - pull, pull * schedule.alpha(t), self.stochasticity * (g2 * step).sqrt()
+        return 1 - step * schedule.f(t) - pull, pull * schedule.alpha(t), (self.stochasticity**2 * g2 * step).sqrt()

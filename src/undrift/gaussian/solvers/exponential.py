@@ -53,4 +53,4 @@ class ExponentialIntegrator(AffineSolver):
         integral = half * ((schedule.g2(u) / schedule.alpha(u)) @ _WEIGHTS)
         pull = 0.5 * (1 + self.stochasticity**2) * alpha_s * integral / sigma2_t
         noise = sigma2_t / alpha_t.square() - sigma2_s / alpha_s.square()
-        return alpha_s / alpha_t - pull, pull * alpha_t, self.stochasticity * alpha_s * noise.sqrt()
+        return alpha_s / alpha_t - pull, pull * alpha_t, alpha_s * (self.stochasticity**2 * noise).sqrt()

@@ -41,9 +41,15 @@ def tabulate(solver: object, path: Path, grid: Grid, columns: tuple[Tensor, ...]
     """
     rows = tuple(tuple(row) for row in torch.stack(torch.broadcast_tensors(*columns), 1).tolist())
     for (t, s), row in zip(pairwise(grid.times), rows, strict=True):
-        if not all(math.isfinite(c) for c in row):
+        if all(math.isfinite(c) for c in row):
+            continue
+        if s > t:
             raise GridError(
-                f"{type(solver).__name__} has no finite step from t = {t:g} to s = {s:g} on {path.schedule!r}, whose drift "
-                "or noise is infinite there; start and end the grid just inside, or use DDIM, which has such a step"
+                f"{type(solver).__name__} has no step from t = {t:g} up to s = {s:g}: a random solver runs from noise to data, "
+                "and a deterministic one encodes from a time with some noise; use DDIM() on a grid that starts above t = 0"
             )
+        raise GridError(
+            f"{type(solver).__name__} has no finite step from t = {t:g} to s = {s:g} on {path.schedule!r}, whose drift "
+            "or noise is infinite there; start and end the grid just inside, or use DDIM, which has such a step"
+        )
     return Plan(tuple(torch.tensor(t, dtype=torch.float64) for t in grid.times), rows)
