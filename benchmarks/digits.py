@@ -7,8 +7,9 @@
 permutation of each class with a fixed seed (`undrift.evidence.split_half(labels, SPLIT_SEED)`); every recipe trains on
 the first, the judge and every distance use the second. **Budget.** The same seconds of training on the same number of
 threads, at most the same network calls a sample, and 1797 samples with the labels of the whole data set. **Measure.**
-One judge, `undrift.evidence.evaluate`, for all; pixels are clamped to [-1, 1] for all. Runs alternate (every recipe
-once a seed), so a slow quarter of an hour hits everybody. The median over seeds is reported, and each seed.
+One judge, `undrift.evidence.evaluate`; everybody's samples are rounded to the 17 grey levels of the data. Runs
+alternate (every recipe once a seed), so a slow quarter of an hour hits everybody. The median over seeds is reported,
+and each seed.
 
 A recipe is one script, `benchmarks/peers/<name>_digits.py`; `benchmarks/peers/interface.py` says what it reads and
 writes. Peers run in an environment of their own, with the versions of `benchmarks/peers-digits.txt`; undrift runs in

@@ -21,7 +21,7 @@ RECIPE = {
     "lr": 2e-3,
     "batch": 64,
     "ema_power": 0.75,
-    "sampler": "dpm++2m",
+    "sampler": "dpm++2m-sde",
 }
 
 

@@ -111,12 +111,29 @@ def test_reports_count_steps_and_a_budget_in_seconds_is_kept():
 def test_learning_rate_rises_stays_and_falls_to_zero():
     from undrift.training.loop import Clock
 
-    clock = Clock(Settings(steps=1000, warmup=100, decay=0.5))
-    share = [clock.share(k) for k in range(1001)]
+    clock, share = Clock(Settings(steps=1000, warmup=100, decay=0.5)), []
+    for _ in range(1001):
+        share.append(clock.share(clock.used()))
+        clock.tick()
     assert share[0] == pytest.approx(0.01)
     assert share[99] == share[300] == share[500] == 1
     assert share[750] == pytest.approx(0.5)
     assert share[1000] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_slow_start_does_not_shorten_a_run(monkeypatch):
+    """The budget is timed, not extrapolated: a pace measured on a busy machine must not end the run early."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    from undrift.training.loop import Clock
+
+    clock = Clock(Settings(seconds=10.0))
+    for pace in [1.0] * 4 + [0.01] * 500:
+        assert clock.used() < 1
+        now[0] += pace
+        clock.tick()
+    assert clock.used() == pytest.approx(0.9)
+    assert clock.report(0.0).seconds_left == pytest.approx(1.0)
 
 
 def test_divergence_stops_with_its_step():
@@ -127,7 +144,7 @@ def test_divergence_stops_with_its_step():
         model, net, ema, data, None, objective=gaussian.Regression(), times=gaussian.UniformTime(0.1, 0.9),
         settings=Settings(steps=40, batch=16), seed=0, every=10,
     )  # fmt: skip
-    with pytest.raises(NonFiniteError, match="between steps 0 and 10 of 40; lower the learning rate"):
+    with pytest.raises(NonFiniteError, match="between steps 0 and 10; lower the learning rate"):
         list(loop)
 
 

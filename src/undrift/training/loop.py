@@ -1,7 +1,7 @@
 """The training loop: a generator that yields its progress, so that bars, logs and stops need no hooks.
 
-A budget in seconds becomes a number of steps once, after a short warm-up, and the schedule of the learning rate follows it:
-linear rise, flat, then a cosine fall over the rest. Randomness (order, times, noise, dropout) comes from one seed, and the
+The learning rate rises linearly over the first steps, stays, and falls to zero along a cosine over the last share of the
+budget, which is counted in steps or timed in seconds. Randomness (order, times, noise, dropout) comes from one seed, and the
 global generator is left as it was found.
 """
 
@@ -88,7 +88,7 @@ class Progress:
 
     Attributes:
         step: steps done.
-        steps: steps in all; an estimate until the warm-up of a budget in seconds is over.
+        steps: steps in all; an estimate for a budget in seconds.
         loss: mean loss of the steps since the last report, in the objective's unit.
         rate: steps per second since the start.
         seconds_left: estimate.
@@ -161,10 +161,11 @@ def train(
     clock = Clock(settings)
     batches = _batches(len(data), settings.batch, order)
     net.train()
-    loss_sum, step = torch.zeros((), dtype=torch.float64), 0
-    while step < clock.steps:
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    since, used = 0, 0.0
+    while used < 1:
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * clock.share(step)
+            group["lr"] = settings.learning_rate * clock.share(used)
         rows = next(batches)
         batch = data[rows]
         bound = model
@@ -180,16 +181,16 @@ def train(
         optimiser.step()
         ema.update()
         loss_sum += loss.detach()
-        step = clock.tick()
-        if step % every == 0 or step >= clock.steps:
-            since = step % every or every
+        step, since, used = clock.tick(), since + 1, clock.used()
+        if since == every or used >= 1:
             mean = float(loss_sum) / since
-            loss_sum.zero_()
             if not math.isfinite(mean):
                 raise NonFiniteError(
-                    f"the loss became {mean} between steps {step - since} and {step} of {clock.steps}; lower the learning "
-                    f"rate (now {settings.learning_rate:g}), or look for extreme values in the data"
+                    f"the loss became {mean} between steps {step - since} and {step}; lower the learning rate (now "
+                    f"{settings.learning_rate:g}), or look for extreme values in the data"
                 )
+            loss_sum.zero_()
+            since = 0
             yield clock.report(mean)
     net.eval()
 
@@ -211,40 +212,40 @@ class Dropout:
 
 
 class Clock:
-    """Steps done, steps in all, and the share of the learning rate at each."""
+    """How much of the budget is used, and the share of the learning rate that belongs to it.
 
-    WARM = 30  # steps whose speed fixes the number of steps that a budget in seconds buys
+    A budget in steps is counted and one in seconds is timed: no pace measured early, perhaps on a busy machine, decides how
+    long a run lasts.
+    """
 
     def __init__(self, settings: Settings):
         self.settings, self.step = settings, 0
-        self.steps = settings.steps or 10**9
-        self._start = self._warm = time.perf_counter()
+        self._start = time.perf_counter()
 
     def tick(self) -> int:
-        """Count a step; once warm, turn seconds into steps."""
+        """Count a step."""
         self.step += 1
-        budget, now = self.settings.seconds, time.perf_counter()
-        if budget is not None and self.step == self.WARM // 3:
-            self._warm = now  # the first steps allocate and tune; they are not the speed to come
-        if budget is not None and (self.step == self.WARM or (self.steps == 10**9 and now - self._start > budget / 4)):
-            pace = (now - self._warm) / max(1, self.step - self.WARM // 3)
-            self.steps = self.step + max(0, round((budget - (now - self._start)) / max(pace, 1e-9)))
         return self.step
 
-    def share(self, step: int) -> float:
-        """Learning rate at a step, as a share of its peak."""
-        rise = min(1.0, (step + 1) / max(1, self.settings.warmup))
-        start = self.steps * (1 - self.settings.decay)
-        done = (step - start) / max(1.0, self.steps - start)
+    def used(self) -> float:
+        """Share of the budget that is used."""
+        if self.settings.steps is not None:
+            return self.step / self.settings.steps
+        return (time.perf_counter() - self._start) / (self.settings.seconds or 1.0)
+
+    def share(self, used: float) -> float:
+        """Learning rate as a share of its peak, after this step and this share of the budget."""
+        rise = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
+        done = (used - 1 + self.settings.decay) / max(self.settings.decay, 1e-9)
         return rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
     def report(self, loss: float) -> Progress:
         """Where training stands now."""
-        spent = time.perf_counter() - self._start
+        spent, used = time.perf_counter() - self._start, min(1.0, self.used())
+        steps = self.settings.steps or max(self.step, round(self.step / max(used, 1e-9)))
         rate = self.step / max(spent, 1e-9)
-        known = self.steps < 10**9
-        left = (self.steps - self.step) / rate if known else max(0.0, (self.settings.seconds or 0) - spent)
-        return Progress(self.step, self.steps if known else self.step, loss, rate, left)
+        left = (self.settings.seconds - spent) if self.settings.seconds else (steps - self.step) / rate
+        return Progress(self.step, self.step if used == 1 else steps, loss, rate, max(0.0, left))
 
 
 def _batches(n: int, size: int, order: Random) -> Iterator[Tensor]:
