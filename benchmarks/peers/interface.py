@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
@@ -98,10 +98,18 @@ class Task:
             "sample_seconds": round(self.sample_seconds, 2),
             "calls": calls,
             "parameters": self.parameters,
-            "versions": {name: version(name) for name in ("torch", *packages)},
+            "versions": {name: version_of(name) for name in ("torch", *packages)},
             "recipe": self.recipe,
         }
         np.savez(self.out, samples=samples.float().numpy(), about=json.dumps(about))
+
+
+def version_of(package: str) -> str:
+    """Installed version; a package that runs from its source folder has none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(source tree)"
 
 
 def layout(network: nn.Module, channels_last: bool) -> nn.Module:

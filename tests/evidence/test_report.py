@@ -114,5 +114,3 @@ def test_errors_say_the_cure(toy):
         evaluate(samples[:1], labels[:1], *toy)
     with pytest.raises(DataError, match="at least 99 held-out points"):
         evaluate(samples, labels, train, train_labels, held_out[:98], held_out_labels[:98], judge)
-    with pytest.raises(DataError, match=r"Judge\.fit"):
-        evaluate(samples, labels, train, train_labels, held_out, held_out_labels, None)

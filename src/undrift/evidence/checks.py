@@ -8,7 +8,7 @@ from undrift.errors import DataError, NonFiniteError, ShapeError
 __all__ = ["labels", "points", "same_event"]
 
 
-def points(x: Tensor, name: str, at_least: int = 1) -> Tensor:
+def points(x: object, name: str, at_least: int = 1) -> Tensor:
     """Check a set of points and return it flattened to (N, D), float64, without gradient.
 
     Args:
@@ -58,7 +58,7 @@ def same_event(x: Tensor, y: Tensor, names: tuple[str, str]) -> None:
         raise ShapeError(f"{names[0]} is on {x.device}, {names[1]} on {y.device}; move one: {names[0]}.to({names[1]}).")
 
 
-def labels(y: Tensor, count: int, name: str) -> Tensor:
+def labels(y: object, count: int, name: str) -> Tensor:
     """Check labels, one integer a point, and return them as int64.
 
     Args:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.errors import DataError
 from undrift.evidence.checks import labels as check_labels
 from undrift.evidence.checks import points, same_event
 from undrift.evidence.distances import frechet, sliced_w2
@@ -155,8 +154,6 @@ def evaluate(
         labels = check_labels(labels, len(samples), "labels")
     train_labels = check_labels(train_labels, len(train), "train_labels").cpu()
     held_out_labels = check_labels(held_out_labels, len(held_out), "held_out_labels").cpu()
-    if not isinstance(judge, Judge):
-        raise DataError(f"judge is a {type(judge).__name__}; pass Judge.fit(held_out, held_out_labels, seed=...).")
     yardstick = expected_fraction(len(held_out), _QUANTILE)
 
     size = min(len(samples), len(train))
