@@ -149,8 +149,9 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         "",
         "## Settings",
         "",
-        "Each recipe is a script in `benchmarks/peers/`. Settings of the peers were tuned on other training seeds with the "
-        "same measure and budget.",
+        "Each recipe is a script in `benchmarks/peers/`. All were tuned on this split with this measure and other training "
+        "seeds: undrift's network, noise law and learning rate over about fifteen runs, each peer's network size and sampler "
+        "over four or five. Everybody's samples are rounded to the 17 levels of the data.",
         "",
         *[f"- **{entry}**: `{json.dumps(runs[0][1]['recipe'])}`" for entry, runs in results.items()],
         "",

@@ -11,6 +11,7 @@ smoothing and a one-cycle learning rate. It is meant for data of up to a few tho
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +31,7 @@ _INPUT_NOISE = 0.3  # in units of the data's overall standard deviation
 
 def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
     """He-initialised layer drawn from `rng`; skip_init leaves the global random state alone."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, inputs, outputs))
     with torch.no_grad():
         layer.weight.copy_(torch.randn(outputs, inputs, generator=rng) * (2 / inputs) ** 0.5)
         layer.bias.zero_()
