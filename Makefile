@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format faults clean
+.PHONY: help demo test check format faults clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is

@@ -472,3 +472,16 @@ def test_what_is_no_law_is_refused_with_the_cure(build: Callable[[], Any], error
 
 def mix_cov(k: int) -> Covariance:
     return Covariance.diagonal(f64(np.ones((k, 1))))
+
+
+def test_an_empirical_law_under_a_noiseless_look_is_the_atom_it_shows() -> None:
+    atoms = torch.tensor([[0.0, 1.0], [2.0, -1.0], [2.0, 3.0]], dtype=torch.float64)
+    law = Empirical.of(atoms, torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64))
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    assert law.posterior(atoms[[2, 0]], one, zero).log_weights.exp().tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("factor", [torch.ones(3, 2), torch.zeros(2, 1), torch.ones(2, 3)])
+def test_a_degenerate_low_rank_factor_is_refused(factor: torch.Tensor) -> None:
+    with pytest.raises(LawError, match="drop the redundant columns"):
+        Covariance.low_rank(factor.double(), torch.ones((), dtype=torch.float64))

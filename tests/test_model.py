@@ -1,5 +1,6 @@
 """The facade on real digits: fit, sample by class, save, load; and every way a run on disk can be broken."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -122,9 +123,11 @@ def edit(**changes):
         (edit(head=None), "lacks head"),
         (edit(extra=1), "has unknown extra"),
         (edit(network="os.system"), "names the network 'os.system'"),
-        (edit(network_config={"channels": 1, "colour": 3}), "refuses its arguments"),
-        (edit(network_config={"channels": 1, "widths": [8]}), "do not fit the network"),
+        (edit(network_config={"channels": 1, "classes": 10, "colour": 3}), "refuses its arguments"),
+        (edit(network_config={"channels": 1, "classes": 10, "widths": [8]}), "do not fit the network"),
         (edit(head="epsilon"), "unknown head"),
+        (edit(class_names=["a", "b"]), "names 2 classes for a network of 10"),
+        (edit(network_config={"channels": 1, "classes": 10, "dropout": 2.0}), "refuses its arguments"),
         (edit(data_std="one"), "data_std is 'one'"),
         (edit(codec={"low": 0}), "describes no codec"),
     ],
@@ -150,3 +153,25 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
         facade.write(file, b"half")
     assert file.read_bytes() == b"good"
     assert [f.name for f in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_weights_and_recipe_of_two_saves_are_told_apart(model, tmp_path):
+    first, second = model.save(tmp_path / "a"), tmp_path / "b"
+    other = ud.Model(model.denoiser, model.codec, model.labels, dataclasses.replace(model.recipe, seed=99))
+    other.save(second)
+    (first / "recipe.json").write_bytes((second / "recipe.json").read_bytes())
+    with pytest.raises(CheckpointError, match="not of one save"):
+        ud.load(first)
+
+
+def test_a_scale_without_a_class_is_refused(model, digits):
+    with pytest.raises(LabelError, match="scale=3 pulls towards a class"):
+        model.sample(2, scale=3.0)
+    with pytest.raises(DataError, match="not both"):
+        ud.fit(digits[0][:8], seconds=1, training=Settings(steps=1))
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        ud.load(tmp_path / "file")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from conformance.families import ROWS, SCHEDULES, SURVIVALS, f64
 from undrift import Ancestral, PerSample, Shared, bridge, discrete, gaussian, grids, sample, schedules, trajectory
-from undrift.errors import FamilyError, NonFiniteError, TimeError
+from undrift.core import Covariance
+from undrift.errors import FamilyError, NonFiniteError, ShapeError, TimeError
 from undrift.grids import Grid
 from undrift.laws import Categorical, Normal, Point
 from undrift.simulate import check_family
@@ -236,7 +237,7 @@ def test_progress_sees_every_stop() -> None:
 def test_sampling_keeps_no_graph() -> None:
     net = torch.nn.Linear(3, 3).double()
     path = gaussian.Path(SCHEDULES["vp"])
-    denoiser = gaussian.NetDenoiser(lambda x, noise: net(x), path)
+    denoiser = gaussian.NetDenoiser(lambda x, noise: net(x), path, "edm")
     assert not sample(denoiser, gaussian.DDIM(), grids.uniform(None, 3), (2, 3), seed=0, dtype=torch.float64).requires_grad
 
 
@@ -308,3 +309,34 @@ def test_ancestral_draws_the_step_back() -> None:
     expected = denoiser.path.reverse(x, denoiser(x, f64(0.8)), f64(0.8), f64(0.3)).sample(PerSample(2, 4))
     assert torch.equal(last.x, expected)
     assert torch.equal(last.law.mean, denoiser(x, f64(0.8)).mean)
+
+
+def test_nan_from_a_discrete_network_is_named() -> None:
+    """NaN probabilities must not become symbol 0."""
+
+    class Broken:
+        path = discrete.masked(3)
+
+        def __call__(self, x_t, t):
+            probs = torch.full((*x_t.shape, 4), 1 / 3, dtype=torch.float64)
+            probs[..., 3] = 0
+            if float(t) < 0.6:
+                probs[1] = torch.nan
+            return Categorical(probs.log())
+
+    class Direct(Ancestral):
+        def step(self, denoiser, plan, i, x, state, rng):
+            law = denoiser(x, plan[i][0])
+            return law.sample(rng), None, law
+
+    with pytest.raises(NonFiniteError, match=r"step 3 of 4, at t = 0.25, .* 1 of 2 samples \(first: sample 1\)"):
+        sample(Broken(), Direct(), grids.uniform(None, 4), (2, 5), seed=0)
+
+
+def test_a_state_of_another_dtype_than_the_law_is_named() -> None:
+    law = Normal(torch.zeros(1, 2, dtype=torch.float64), Covariance.isotropic(torch.ones(1, dtype=torch.float64), 2))
+    exact = gaussian.Exact(gaussian.Path(schedules.VP()), law)
+    for sampler in (Ancestral(), gaussian.Heun(), gaussian.DPMSolverPP()):
+        with pytest.raises(ShapeError, match=r"came back as torch.float64.*\(dtype=torch.float64\)"):
+            sample(exact, sampler, grids.uniform(None, 3), (4, 2), seed=0)
+        assert sample(exact, sampler, grids.uniform(None, 3), (4, 2), seed=0, dtype=torch.float64).isfinite().all()

@@ -16,6 +16,8 @@ RECIPE = {"rounded": True}
 
 def main() -> None:
     task = read_task(RECIPE)
+    if task.clock != "wall":
+        raise SystemExit("undrift.fit keeps a budget of wall time; compare it with --clock wall")
     images = ((task.images[:, 0] + 1) * 8).round().long().numpy()
     seed = torch.initial_seed()
 
@@ -26,7 +28,7 @@ def main() -> None:
 
     task.count_calls(model.denoiser.modules()[0])
     start = time.perf_counter()
-    states = model.states(len(task.asked), where={"class": task.asked.numpy()}, seed=seed)
+    states = model.states(len(task.asked), where={"class": task.asked.numpy()}, seed=seed, steps=task.calls)
     if task.recipe["rounded"]:
         states = model.codec.encode(model.codec.decode(states))
     task.rounds, task.sample_seconds = 1, time.perf_counter() - start

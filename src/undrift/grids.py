@@ -101,8 +101,8 @@ def log_snr(
         steps: number of steps, >= 1.
         start: first time.
         end: last time.
-        sigma_min: noise level sigma / alpha at which the ladder stops before an end without noise.
-        sigma_max: noise level at which it starts after an end without signal.
+        sigma_min: noise level sigma / alpha at which the ladder stops before an end without noise; at most half of its first.
+        sigma_max: noise level at which it starts after an end without signal; at least twice its last.
     """
     return _ladder(schedule, steps, start, end, (sigma_min, sigma_max), np.log, np.exp)
 
@@ -117,7 +117,9 @@ def karras(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
 ) -> Grid:
-    """Equal steps in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5); arguments as in `log_snr`."""
+    """Equal steps in (sigma / alpha)^(1 / rho), rho > 0 (Karras et al. 2022, eq. 5); arguments as in `log_snr`."""
+    if not rho > 0:
+        raise GridError(f"Karras et al.'s grid needs rho > 0, got {rho:g}; 7 is the usual value")
     return _ladder(schedule, steps, start, end, (sigma_min, sigma_max), lambda x: x ** (1 / rho), lambda u: u**rho)
 
 
@@ -176,8 +178,8 @@ def _times(schedule: Schedule, noise: np.ndarray) -> np.ndarray:
 
 
 def _check(steps: int, start: float, end: float) -> None:
-    if steps < 1:
-        raise GridError(f"a grid needs at least one step, got steps = {steps}")
+    if not hasattr(steps, "__index__") or steps < 1:
+        raise GridError(f"a grid needs a whole number of steps, at least one step, got steps = {steps}")
     if not 0 <= end < start <= 1:
         raise TimeError(
             f"a grid goes from start (noise) down to end (data) with 0 <= end < start <= 1, got start = {start:g}, "

@@ -439,8 +439,10 @@ class Categorical:
         return kernel.average(self.probs)
 
     def extrapolate(self, other: "Categorical", scale: float) -> "Categorical":
-        """Label guidance in the log probabilities, normalised."""
-        return Categorical(torch.log_softmax(torch.lerp(other.log_probs, self.log_probs, scale), -1))
+        """Label guidance in the log probabilities, normalised; a symbol that is impossible without the label stays so."""
+        guided = torch.lerp(other.log_probs, self.log_probs, scale)
+        impossible = (other.log_probs == -torch.inf) | (self.log_probs == -torch.inf)
+        return Categorical(torch.log_softmax(torch.where(impossible, -torch.inf, guided), -1))
 
     def rows(self, which: slice) -> "Categorical":
         """The same law for some rows of the batch."""
@@ -510,8 +512,10 @@ class Empirical(Numbers):
         # of large numbers, one matrix product, and the weights it makes are what memorisation is measured by.
         y64, atoms = y.flatten(1).double(), self.atoms.flatten(1).double()
         a, v = look(alpha.double(), variance.double(), y64)
-        evidence = (a / v) * (y64 @ atoms.mT - 0.5 * a * atoms.square().sum(1))
-        log_weights = torch.log_softmax(self.log_weights.double() + evidence, -1)
+        fit = torch.where(self.log_weights > -torch.inf, a * (y64 @ atoms.mT - 0.5 * a * atoms.square().sum(1)), -torch.inf)
+        # Short of the best by 0 costs 0, also under a noiseless look, where everything else is ruled out.
+        short = fit.amax(-1, keepdim=True) - fit
+        log_weights = torch.log_softmax(self.log_weights.double() - torch.where(short > 0, short / v, 0.0), -1)
         return replace(self, log_weights=log_weights.to(self.log_weights.dtype))
 
 
@@ -583,8 +587,8 @@ def draw_index(log_weights: Tensor, rng: Random) -> Tensor:
     weights = log_weights.exp()
     cumulative = weights.cumsum(-1)
     u = rng.uniform(log_weights.shape[:-1], dtype=weights.dtype, device=weights.device)[..., None]
-    index = (u * cumulative[..., -1:] >= cumulative).sum(-1)
-    return index.clamp_max(log_weights.shape[-1] - 1)
+    index = (u * cumulative[..., -1:] >= cumulative).sum(-1).clamp_max(log_weights.shape[-1] - 1)
+    return torch.where(torch.isnan(cumulative[..., -1]), -1, index)  # no symbol: `simulate.sample` names the step
 
 
 def look(alpha: Tensor, variance: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,18 +5,18 @@ model.sample(16, where={"class": 3}, scale=2.0)
 model.save("runs/digits"); model = undrift.load("runs/digits")
 """
 
+import hashlib
 import json
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undrift import gaussian, grids, schedules, simulate
 from undrift.codecs import Images, Labels
@@ -29,6 +29,8 @@ from undrift.training import Ema, Settings, forked, train
 from undrift.training.progress import show, steps
 
 __all__ = ["Model", "fit", "load"]
+
+NetT = TypeVar("NetT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,14 @@ class Model:
             if where:
                 raise LabelError("this model was fitted without labels; fit it with labels to ask for a class")
             return self.denoiser
+        if not where and scale != 1:
+            raise LabelError(f"scale={scale:g} pulls towards a class, and none was asked for; give where={{'class': ...}}")
         if not where:
             return self.denoiser.given(self.denoiser.null(torch.zeros(n, dtype=torch.long)))
         if not isinstance(where, Mapping) or set(where) != {"class"}:
             raise LabelError(f"where={where!r} is not understood; this model knows one condition: where={{'class': ...}}")
         asked = where["class"]
+        asked = asked.tolist() if hasattr(asked, "tolist") else asked  # arrays of any rank, one alone too
         wanted = [asked] * n if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
         if len(wanted) != n:
             raise LabelError(f"{len(wanted)} classes were given for {n} samples; give one class, or one for each")
@@ -133,22 +138,24 @@ class Model:
         folder = File(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in self.denoiser.modules()[0].state_dict().items()}
-        write(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-        write(folder / "recipe.json", json.dumps(self.recipe.to_json(), indent=2).encode())
+        recipe = json.dumps(self.recipe.to_json(), indent=2).encode()
+        # The weights carry the recipe's digest: a kill between the two writes is found out, not sampled from.
+        write(folder / "model.safetensors", save(weights, metadata={"recipe": hashlib.sha256(recipe).hexdigest()}))
+        write(folder / "recipe.json", recipe)
         return folder
 
 
 def write(file: File, content: bytes) -> None:
     """Write a file so that a kill at any moment, or a full disk, leaves the previous one whole."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as part:
-            part.write(content)
-            part.flush()
-            os.fsync(part.fileno())
-        os.replace(name, file)
+        with part.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
     except BaseException:
-        File(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
@@ -158,17 +165,21 @@ def load(folder: str | File) -> Model:
     Raises:
         CheckpointError: a file is missing, damaged, not undrift's, or its weights do not fit its network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as parse
+    from safetensors import SafetensorError, safe_open
 
     folder = File(folder)
     try:
-        recipe = Recipe.from_json(json.loads((folder / "recipe.json").read_text()))
-        weights = parse((folder / "model.safetensors").read_bytes())
+        text = (folder / "recipe.json").read_bytes()
+        recipe = Recipe.from_json(json.loads(text))
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            digest = (file.metadata() or {}).get("recipe")
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} is no run: {File(error.filename).name} is missing; give the folder save() made"
+            f"{folder} is no run: {File(error.filename or 'model.safetensors').name} is missing; give the folder save() made"
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error.strerror}); give the folder that save() made") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder}/recipe.json is not JSON ({error}); it was damaged: save the model again") from error
     except SafetensorError as error:
@@ -179,11 +190,13 @@ def load(folder: str | File) -> Model:
         net.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} do not fit the network of its recipe: {error}") from error
-    net.eval().requires_grad_(False)
+    faster(net.eval().requires_grad_(False))
     try:
         codec = Images.from_config(recipe.codec)
     except (TypeError, KeyError) as error:
         raise CheckpointError(f"{folder}/recipe.json describes no codec that this version knows: {error}") from error
+    if digest != hashlib.sha256(text).hexdigest():
+        raise CheckpointError(f"recipe.json and model.safetensors in {folder} are not of one save; save the model again")
     return Model(denoiser, codec, None if recipe.class_names is None else Labels(tuple(recipe.class_names)), recipe)
 
 
@@ -225,6 +238,8 @@ def fit(
             raise DataError(f"{len(labels)} labels were given for {len(images)} images; give one for each")
         names = Labels.guess(labels)
         codes = names.encode(labels)
+    if training is not None and seconds is not None:
+        raise DataError("give seconds=, or training= with its own budget, not both")
     settings = training or Settings(seconds=60.0 if seconds is None else seconds)
     # Data lie in [-1, 1]: noise of 20 hides them (prior_gap <= 0.06 nats for 8x8), and more would be trained for nothing.
     schedule = schedules.EDM(sigma_max=20.0)
@@ -234,7 +249,7 @@ def fit(
         **(network or {}),
     }
     with forked(seed):
-        net = UNet(**config).to(memory_format=torch.channels_last)  # 5-10 % faster on a processor, more on a GPU
+        net = faster(UNet(**config))
     ema = Ema(net)
     data_std = float(data.square().mean().sqrt())  # about zero, which is what the noise is about
     model = gaussian.NetDenoiser(net, gaussian.Path(schedule), "edm", data_std)
@@ -254,6 +269,14 @@ def fit(
         seed=seed,
     )
     return Model(replace(model, net=ema.net), codec, names, recipe)
+
+
+def faster(net: NetT) -> NetT:
+    """The same network with its kernels stored channels last, which is 5-10 % faster on a processor."""
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
 def small_images(event_shape: tuple[int, int, int]) -> dict[str, Any]:

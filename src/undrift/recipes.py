@@ -86,7 +86,13 @@ class Recipe:
         for name, kind in kinds.items():
             if not isinstance(given[name], kind):
                 raise CheckpointError(f"recipe.json: {name} is {given[name]!r}, which is not what undrift writes there")
-        return Recipe(**given)
+        recipe = Recipe(**given)
+        classes = None if recipe.class_names is None else len(recipe.class_names)
+        if recipe.network_config.get("classes") != classes:
+            raise CheckpointError(
+                f"recipe.json names {classes} classes for a network of {recipe.network_config.get('classes')}; it was edited"
+            )
+        return recipe
 
 
 def _make(registry: dict[str, Any], name: str, config: dict[str, Any], what: str) -> Any:
@@ -94,5 +100,5 @@ def _make(registry: dict[str, Any], name: str, config: dict[str, Any], what: str
         raise CheckpointError(f"the recipe names the {what} {name!r}; this version knows {', '.join(sorted(registry))}")
     try:
         return registry[name](**config)
-    except (TypeError, UndriftError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the recipe's {what} {name} refuses its arguments: {error}") from error

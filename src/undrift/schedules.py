@@ -71,11 +71,11 @@ class Schedule(ABC):
         """Standard deviation of the noise, codec units, shape of t."""
 
     def dalpha(self, t: Time) -> Time:
-        """D alpha / dt, shape of t."""
+        """Derivative d alpha / dt, shape of t."""
         return derivative(self.alpha, scalars(t))
 
     def dsigma(self, t: Time) -> Time:
-        """D sigma / dt, shape of t; infinite at t = 0 for VP-like schedules."""
+        """Derivative d sigma / dt, shape of t; infinite at t = 0 for VP-like schedules."""
         return derivative(self.sigma, scalars(t))
 
     def log_snr(self, t: Time) -> Time:
@@ -248,7 +248,7 @@ class VE(Schedule):
         return torch.zeros_like(scalars(t))
 
     def g2(self, t: Time) -> Time:
-        """D sigma^2 / dt."""
+        """Derivative d sigma^2 / dt."""
         return self.sigma_min**2 * self._rate * torch.exp(self._rate * scalars(t))
 
     def time(self, log_snr: Tensor) -> Time:
@@ -295,7 +295,7 @@ class LinearFlow(Schedule):
         return 1 - scalars(t)
 
     def sigma(self, t: Time) -> Time:
-        """T."""
+        """The time itself."""
         return 1 * scalars(t)
 
     def time(self, log_snr: Tensor) -> Time:
@@ -342,13 +342,13 @@ class Custom(Schedule):
                 values.shape == t.shape and bool((torch.isfinite(values) & (values >= 0)).all()),
                 f"{name}_of must map times of shape (n,) to finite numbers >= 0 of the same shape",
             )
+        log_snr = self.log_snr(t)
+        bad = int((~(log_snr[1:] < log_snr[:-1])).sum())
+        _require(bad == 0, f"alpha/sigma must fall strictly from t = 0 to t = 1; it does not on {bad} of 1000 intervals")
         _require(
             abs(float(self.alpha_of(t)[0]) - 1) < 1e-9,
             "alpha_of must be 1 at t = 0, or samples come back scaled; divide both functions by alpha_of(0)",
         )
-        log_snr = self.log_snr(t)
-        bad = int((~(log_snr[1:] < log_snr[:-1])).sum())
-        _require(bad == 0, f"alpha/sigma must fall strictly from t = 0 to t = 1; it does not on {bad} of 1000 intervals")
 
     def alpha(self, t: Time) -> Time:
         """The given alpha."""
@@ -393,7 +393,7 @@ class BrownianBridge(BridgeSchedule):
         return 1 - scalars(t)
 
     def b(self, t: Time) -> Time:
-        """T."""
+        """The time itself."""
         return 1 * scalars(t)
 
     def gamma(self, t: Time) -> Time:
@@ -411,7 +411,7 @@ class LinearInterpolant(BridgeSchedule):
         return 1 - scalars(t)
 
     def b(self, t: Time) -> Time:
-        """T."""
+        """The time itself."""
         return 1 * scalars(t)
 
     def gamma(self, t: Time) -> Time:

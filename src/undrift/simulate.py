@@ -4,6 +4,8 @@ r"""The trajectory loop, and the one ancestral sampler of all families.
 
 `trajectory` is a generator: a caller stops, looks, or draws a progress bar without hooks. `sample` runs it from the prior to
 the end of the grid, checks the result once, and if it is not finite replays the same noise to name the step.
+
+Checked by: tests/test_simulate.py and tests/conformance/test_families.py
 """
 
 from collections import deque
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import PerSample, Random
-from undrift.errors import FamilyError, NonFiniteError, TimeError
+from undrift.errors import FamilyError, NonFiniteError, ShapeError, TimeError
 from undrift.grids import Grid
 from undrift.laws import Law
 from undrift.protocols import Denoiser, Path, Sampler
@@ -45,7 +47,7 @@ def check_family(sampler: Sampler, path: Path) -> None:
     if sampler.family not in ("any", path.family):
         raise FamilyError(
             f"{type(sampler).__name__} serves {sampler.family} paths, and this model runs on a {path.family} path; "
-            f"use undrift.Ancestral(), which serves every family, or a solver from undrift.{path.family}"
+            "use undrift.Ancestral(), which serves every family"
         )
 
 
@@ -64,6 +66,7 @@ def trajectory(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor, *, r
 
     Raises:
         FamilyError: the sampler serves another family than the denoiser's path.
+        ShapeError: the denoiser answers in another dtype than the state's.
 
     Checked by: tests/test_simulate.py
     """
@@ -71,7 +74,13 @@ def trajectory(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor, *, r
     plan, state = sampler.plan(denoiser.path, grid), sampler.init(x)
     yield Step(0, grid.times[0], x, None)
     for i in range(grid.steps):
+        before = x.dtype
         x, state, law = sampler.step(denoiser, plan, i, x, state, rng)
+        if x.dtype != before:
+            raise ShapeError(
+                f"a state of {before} came back as {x.dtype}: the denoiser answers in {x.dtype}; start from a state of that "
+                f"dtype (dtype={x.dtype}), or build its law or network in {before}"
+            )
         yield Step(i + 1, grid.times[i + 1], x, law)
 
 
@@ -128,10 +137,10 @@ def sample(
         return trajectory(denoiser, sampler, grid, start, rng=source)
 
     last = deque(progress(run()), maxlen=1).pop()
-    if bool(torch.isfinite(last.x).all()):
+    if not bool(_broken(last.x).any()):
         return last.x
     for step in run():
-        bad = ~torch.isfinite(step.x).flatten(1).all(1)
+        bad = _broken(step.x)
         if bool(bad.any()):
             raise NonFiniteError(
                 f"step {step.index} of {grid.steps}, at t = {step.t:g}, made NaN or infinity in {int(bad.sum())} of "
@@ -139,6 +148,11 @@ def sample(
                 "outside its training range or an overflow of a half-precision dtype"
             )
     raise NonFiniteError("a sample was not finite, and the replay from the same seed was: the denoiser is not deterministic")
+
+
+def _broken(x: Tensor) -> Tensor:
+    """Rows that hold NaN, infinity, or (for symbols) the -1 that stands for no symbol, shape (B,)."""
+    return (~torch.isfinite(x) if x.dtype.is_floating_point else x < 0).flatten(1).any(1)
 
 
 @dataclass(frozen=True)
@@ -152,8 +166,15 @@ class Ancestral:
     Checked by: tests/conformance/test_families.py::test_reverse_keeps_marginals
     """
 
-    family: str = "any"
-    order: int = 1
+    @property
+    def family(self) -> str:
+        """Every family."""
+        return "any"
+
+    @property
+    def order(self) -> int:
+        """Weak order with a mean in place of the law."""
+        return 1
 
     def calls(self, grid: Grid) -> int:
         """One a step."""

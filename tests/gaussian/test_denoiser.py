@@ -14,7 +14,7 @@ import torch
 
 from oracles import F64, SCHEDULES, at_noise, draws, mixture, normal, propagate, relative, spd, time
 from undrift import gaussian, grids, schedules
-from undrift.errors import HeadError, ShapeError, TimeError
+from undrift.errors import HeadError, LabelError, ShapeError, TimeError
 from undrift.gaussian.denoiser import Trainable
 
 DATA = normal(time([0.7, -0.4]), spd(2, 3, 0.3, 1.8))
@@ -159,9 +159,9 @@ def test_null_is_the_class_past_the_last():
         classes = 7
 
     path, cond = gaussian.Path(schedules.VP()), torch.tensor([0, 3])
-    assert gaussian.NetDenoiser(Labelled(), path).null(cond).tolist() == [7, 7]
-    with pytest.raises(ShapeError, match="classes=K"):
-        gaussian.NetDenoiser(torch.nn.Identity(), path).null(cond)
+    assert gaussian.NetDenoiser(Labelled(), path, "edm").null(cond).tolist() == [7, 7]
+    with pytest.raises(LabelError, match="classes=K"):
+        gaussian.NetDenoiser(torch.nn.Identity(), path, "edm").null(cond)
 
 
 def test_wrong_output_shape_is_refused_with_the_cure():
@@ -177,7 +177,7 @@ def test_singular_head_is_refused_at_construction():
 
 
 def test_state_without_batch_and_times_of_another_batch_are_refused():
-    model = gaussian.NetDenoiser(lambda x, noise: x, gaussian.Path(schedules.VP()))
+    model = gaussian.NetDenoiser(lambda x, noise: x, gaussian.Path(schedules.VP()), "edm")
     with pytest.raises(ShapeError, match=r"one per sample, shape \(4,\)"):
         model(draws((4, 3), 0), time([0.1, 0.2]))
 
@@ -191,7 +191,7 @@ def test_trainables():
     path = gaussian.Path(schedules.VP())
     assert isinstance(gaussian.Exact(path, GMM), Trainable)
     net = torch.nn.Linear(2, 2)
-    model = gaussian.NetDenoiser(net, path)
+    model = gaussian.NetDenoiser(net, path, "edm")
     assert isinstance(model, Trainable)
     assert model.modules() == [net]
-    assert gaussian.NetDenoiser(lambda x, noise: x, path).modules() == []
+    assert gaussian.NetDenoiser(lambda x, noise: x, path, "edm").modules() == []

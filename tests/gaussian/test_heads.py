@@ -12,7 +12,7 @@ import torch
 from oracles import SCHEDULES, draws, relative, time
 from undrift import gaussian, schedules
 from undrift.errors import HeadError
-from undrift.gaussian.heads import head
+from undrift.gaussian.heads import Head
 
 D = 0.7  # standard deviation of the data
 TIMES = (1e-3, 0.01, 0.3, 0.7, 0.999)
@@ -141,7 +141,7 @@ def test_unknown_head_and_bad_scale_are_refused():
 
 
 def test_per_sample_times_are_row_by_row():
-    row, t = head("v", schedules.Cosine()), time([0.1, 0.4, 0.9])
+    row, t = Head("v", schedules.Cosine()), time([0.1, 0.4, 0.9])
     x, y = draws((3, 2), 0), draws((3, 2), 1)
     whole = row.clean(y, x, t)
     for i in range(3):

@@ -35,9 +35,9 @@ from oracles import (
 )
 from undrift import gaussian, grids, schedules
 from undrift.bridge import Path as BridgePath
-from undrift.core import PerSample
+from undrift.core import Covariance, PerSample
 from undrift.errors import FamilyError, GridError
-from undrift.laws import Point
+from undrift.laws import Normal, Point
 from undrift.protocols import Sampler
 from undrift.simulate import Ancestral, trajectory
 
@@ -515,3 +515,15 @@ def test_order_slopes_are_a_real_measurement():
         for n in (80, 160)
     ]
     assert abs(slopes(errors)[0] - 2) > 0.5
+
+
+@pytest.mark.parametrize("solver", [gaussian.DDIM(), gaussian.DPMSolverPP(), gaussian.Heun()])
+@pytest.mark.parametrize("clock", ["linear_flow", "cosine", "trigonometric"])
+def test_encoding_reaches_pure_noise(solver, clock):
+    # Up to t = 1, where alpha = 0: the encoded Gaussian has the prior's spread, within the solver's error at 400 steps.
+    path, law = gaussian.Path(SCHEDULES[clock]), Normal(time([[0.0]]), Covariance.isotropic(time([0.36]), 1))
+    start = 1e-3
+    grid = grids.uniform(None, 400, 1.0, start).flipped()
+    x = float(SCHEDULES[clock].alpha(time(start))) * 0.6 * time([[1.0]])
+    encoded = run(gaussian.Exact(path, law), solver, grid, x)
+    assert abs(float(encoded)) == pytest.approx(float(SCHEDULES[clock].sigma(time(1.0))), rel=0.02)

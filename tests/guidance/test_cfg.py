@@ -55,7 +55,7 @@ def test_one_doubled_call_of_the_network():
     net = MLP(2, width=16, classes=3)
     torch.nn.init.normal_(net.state_dict(keep_vars=True)[list(net.state_dict())[-1]], std=1.0)
     net.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    model = gaussian.NetDenoiser(net.double(), gaussian.Path(schedules.EDM()))
+    model = gaussian.NetDenoiser(net.double(), gaussian.Path(schedules.EDM()), "edm")
     guidance.cfg(model, COND, 3.0)(X, T)
     assert calls == [6]
     guidance.cfg(model, COND, 1.0)(X, T)
@@ -76,3 +76,19 @@ def test_symbols_are_guided_in_their_log_probabilities():
 
 def test_a_guided_mean_is_a_point(model):
     assert type(guidance.cfg(model, COND, 2.0)(X, T)) is Point
+
+
+def test_symbols_that_cannot_be_stay_impossible():
+    """On a masked path the clean end is never the mask; guidance must not turn -inf - -inf into NaN."""
+    asked = Categorical.from_probabilities(torch.tensor([[[0.2, 0.8, 0.0]]], dtype=F))
+    silent = Categorical.from_probabilities(torch.tensor([[[0.5, 0.5, 0.0]]], dtype=F))
+    guided = asked.extrapolate(silent, 2.0).probs
+    torch.testing.assert_close(guided, torch.tensor([[[0.04, 0.64, 0.0]]], dtype=F) / 0.68)
+
+
+def test_a_scale_needs_the_right_number_of_conditions_at_one_and_zero_too():
+    net = MLP(2, width=16, classes=3).double()
+    model = gaussian.NetDenoiser(net, gaussian.Path(schedules.EDM()), "edm")
+    for scale in (0.0, 1.0):
+        with pytest.raises(ShapeError, match="2 conditions were given for a batch of 3"):
+            guidance.cfg(model, COND[:2], scale)(X, T)

@@ -19,7 +19,7 @@ def setting(classes=None, dropout=0.0, **kwargs):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (512,), generator=generator)
     data = 0.3 * torch.randn(512, 2, generator=generator) + torch.where(labels[:, None] == 0, -1.0, 1.0)
-    model = gaussian.NetDenoiser(net, PATH, data_std=float(data.std()))
+    model = gaussian.NetDenoiser(net, PATH, "edm", data_std=float(data.std()))
     ema = Ema(net)
     loop = train(
         model,
@@ -52,7 +52,9 @@ def test_a_trained_model_nears_the_exact_conditional_denoiser():
     with torch.no_grad():
         before = error(start)
         list(loop_grad(loop))
-        after = error(gaussian.NetDenoiser(ema.net, PATH, data_std=model.data_std).given(torch.zeros(1, dtype=torch.long)))
+        after = error(
+            gaussian.NetDenoiser(ema.net, PATH, "edm", data_std=model.data_std).given(torch.zeros(1, dtype=torch.long))
+        )
     floor = error(exact)
     assert before > 1.5 * floor
     assert after < 1.15 * floor

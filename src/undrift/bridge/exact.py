@@ -66,7 +66,7 @@ class GaussianEnds:
         """The exact posterior marginals of both ends given X_t."""
         check_state(x_t)
         q, flat = self.path.schedule, x_t.flatten(1)
-        a, b, gamma = (pad(c, flat).reshape(-1, 1, 1) for c in (q.a(t), q.b(t), q.gamma(t)))
+        a, b, gamma = (pad(c, flat).to(flat.device).reshape(-1, 1, 1) for c in (q.a(t), q.b(t), q.gamma(t)))
         m_0, m_1 = self.data.mean.flatten(1), self.path.source.mean.flatten(1)
         c_0, c_1 = self.data.covariance(), self.path.source.covariance()
         eye = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
@@ -115,7 +115,7 @@ class Coupled:
         weights: shape (N,), sum 1.
 
     Raises:
-        LawError: shapes differ.
+        LawError: shapes differ, or weights are no probabilities.
     """
 
     path: Path
@@ -129,6 +129,7 @@ class Coupled:
                 f"a coupling pairs ends of one shape with one weight a pair, got {tuple(self.x_0.shape)}, "
                 f"{tuple(self.x_1.shape)} and {tuple(self.weights.shape)}"
             )
+        Empirical.of(self.x_0, self.weights)  # refuses weights that are no probabilities
 
     def __call__(self, x_t: State, t: Time) -> Empirical:
         """The exact posterior of X_0 given X_t."""

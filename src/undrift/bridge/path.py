@@ -151,8 +151,15 @@ class Path:
         return Path(Flipped(self.schedule), source)
 
     def noise(self, x_t: State, pair: Pair, t: Time) -> State:
-        """E[z | x_t] = (x_t - a E[x_0] - b E[x_1]) / gamma from the law of both ends, shape (B, *E); needs gamma > 0."""
+        """E[z | x_t] = (x_t - a E[x_0] - b E[x_1]) / gamma from the law of both ends, shape (B, *E).
+
+        Raises:
+            ScheduleError: gamma = 0 at t, where there is no noise to ask for.
+        """
         q = self.schedule
+        gamma = q.gamma(t)
+        if gamma.device.type == "cpu" and bool((gamma == 0).any()):
+            raise ScheduleError("a bridge has no noise where gamma = 0 (its ends, or everywhere); ask for its velocity instead")
         residual = x_t - pad(q.a(t), x_t) * pair.x_0.mean - pad(q.b(t), x_t) * pair.x_1.mean
         return residual / pad(q.gamma(t), x_t)
 
@@ -191,15 +198,15 @@ class Flipped(BridgeSchedule):
 
     def a(self, t: Time) -> Time:
         """Weight of the clean end."""
-        return self.inner.b(1 - t)
+        return self.inner.b(1 - scalars(t))
 
     def b(self, t: Time) -> Time:
         """Weight of the reference end."""
-        return self.inner.a(1 - t)
+        return self.inner.a(1 - scalars(t))
 
     def gamma(self, t: Time) -> Time:
         """Noise between the ends."""
-        return self.inner.gamma(1 - t)
+        return self.inner.gamma(1 - scalars(t))
 
 
 def interpolate(schedule: BridgeSchedule, x_0: State, x_1: State, z: State, t: Time) -> State:

@@ -47,5 +47,8 @@ def main() -> None:
         print(f"undrift: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"undrift: cannot write {error.filename}: {error.strerror}; choose another --out", file=sys.stderr)
+        print(
+            f"undrift: cannot write {error.filename or 'the run'}: {error.strerror or error}; choose another --out",
+            file=sys.stderr,
+        )
         sys.exit(1)

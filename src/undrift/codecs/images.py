@@ -49,9 +49,9 @@ class Images:
                 "images[None], channels go last"
             )
         _check_finite(images)
+        if images.min() == images.max():
+            raise DataError(f"every pixel of the images is {float(images.min()):g}; there is nothing to learn")
         low, high = (0.0, 255.0) if images.dtype == np.uint8 else (float(images.min()), float(images.max()))
-        if not low < high:
-            raise DataError(f"every pixel of the images is {low:g}; there is nothing to learn")
         whole = np.issubdtype(images.dtype, np.integer) or bool((images == np.round(images)).all())
         levels = round(high - low) + 1 if whole and high - low < 2**16 else None
         return Images(tuple(images.shape[1:]), low, high, levels)
@@ -77,19 +77,23 @@ class Images:
                 f"images hold values from {images.min():g} to {images.max():g}; this model was fitted on "
                 f"[{self.low:g}, {self.high:g}]: bring them to that range"
             )
-        x = torch.from_numpy(np.array(images, dtype=np.float32)).reshape(len(images), *self.shape)
+        x = torch.from_numpy(np.array(images, dtype=np.float64)).reshape(len(images), *self.shape)
         x = x.permute(0, 3, 1, 2) if len(self.shape) == 3 else x[:, None]
-        return ((x - self.low) * (2 / (self.high - self.low)) - 1).contiguous()
+        return ((x - self.low) * (2 / (self.high - self.low)) - 1).float().contiguous()
 
     def decode(self, x: Tensor) -> np.ndarray:
         """States to images in the user's units and layout; clipped to [low, high], rounded to the levels."""
-        x = x.detach().cpu().float().clamp(-1, 1)
+        x = x.detach().cpu().double().clamp(-1, 1)
         x = x.permute(0, 2, 3, 1) if len(self.shape) == 3 else x[:, 0]
         unit = (x + 1) / 2
         if self.levels is not None:
             unit = (unit * (self.levels - 1)).round() / (self.levels - 1)
         images = (unit * (self.high - self.low) + self.low).numpy()
-        return np.round(images).astype(np.uint8) if self._bytes else images
+        return (
+            np.round(images).astype(np.uint8)
+            if self._bytes
+            else images.astype(np.float64 if max(abs(self.low), abs(self.high)) > 2**24 else np.float32)
+        )
 
     @property
     def _bytes(self) -> bool:

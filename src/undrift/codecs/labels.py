@@ -59,7 +59,7 @@ class Labels:
 
 def _plain(label: Any) -> Any:
     """A label as plain Python text or integer."""
-    value = label.item() if hasattr(label, "item") else label
+    value = label.item() if getattr(label, "size", 0) == 1 or (hasattr(label, "numel") and label.numel() == 1) else label
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, (str, int)):

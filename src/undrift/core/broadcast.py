@@ -1,7 +1,8 @@
 """The only place that broadcasts a time against a state.
 
 A time t has shape () (one time for the whole batch) or (B,) (one per sample). A state has shape (B, *E). `pad` appends
-singleton axes so that any function of t multiplies a state; nothing else in undrift does this by hand.
+singleton axes so that any function of t multiplies a state. (Laws, whose tensors may be shared by the batch, have a looser
+`column` of their own for coefficients.)
 """
 
 import torch

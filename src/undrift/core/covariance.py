@@ -39,7 +39,13 @@ class Covariance:
 
     @staticmethod
     def isotropic(variance: Tensor, dim: int) -> "Covariance":
-        """`variance` times the identity; variance has shape (*batch,)."""
+        """`variance` times the identity; variance has shape (*batch,), >= 0.
+
+        Raises:
+            LawError: a negative variance (seen on the CPU only; elsewhere looking would stall the device in every step).
+        """
+        if variance.device.type == "cpu":
+            _nonnegative(variance, "variance")
         values = variance[..., None]
         return Covariance(values, values, None, dim)
 
@@ -73,9 +79,17 @@ class Covariance:
         Args:
             factor: F, shape (*batch, d, r), r < d, full column rank.
             tail: variance outside the span of F, shape (*batch,); 0 puts all mass on the subspace.
+
+        Raises:
+            LawError: a negative tail, or a factor that is not of full column rank.
         """
         basis, singular, _ = torch.linalg.svd(factor, full_matrices=False)
         _nonnegative(tail, "tail")
+        if factor.shape[-1] > factor.shape[-2] or bool((singular[..., -1] <= 1e-12 * singular[..., 0]).any()):
+            raise LawError(
+                f"a low-rank factor of shape {tuple(factor.shape)} needs no more columns than rows, and independent ones; drop "
+                "the redundant columns, or use Covariance.full(F @ F.mT)"
+            )
         return Covariance(singular.square(), tail[..., None], basis, factor.shape[-2])
 
     def map(self, function: Spectral) -> "Covariance":

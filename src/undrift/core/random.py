@@ -75,7 +75,7 @@ class PerSample:
 
     def __init__(self, seed: int, samples: int | Iterable[int]):
         self.seed = int(seed)
-        self.indices = list(range(samples)) if isinstance(samples, int) else [int(i) for i in samples]
+        self.indices = [int(i) for i in (range(samples) if isinstance(samples, (int, np.integer)) else samples)]
         self._streams = [
             np.random.Generator(np.random.Philox(key=np.array([self.seed & _MASK, i & _MASK], dtype=np.uint64)))
             for i in self.indices

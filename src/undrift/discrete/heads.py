@@ -52,7 +52,7 @@ class RatioHead:
         Checked by: tests/grammar/test_sedd.py::test_ratios_are_marginal_ratios_and_give_the_clean_law_back
         """
         keep, seen = self._look(x_t, t)
-        implied = ratios - (1 - keep) * self.path.landing * ratios.sum(-1, keepdim=True)
+        implied = ratios - (1 - keep) * self.path.landing.to(x_t.device) * ratios.sum(-1, keepdim=True)
         return Categorical.from_probabilities(seen * implied.clamp_min(0))
 
     def ratios(self, law: Categorical, x_t: Tokens, t: Time) -> Float[Tensor, "b *e k"]:
@@ -62,10 +62,10 @@ class RatioHead:
         """
         keep, seen = self._look(x_t, t)
         weight = torch.where(law.probs > 0, law.probs / seen, 0.0)
-        return keep * weight + (1 - keep) * self.path.landing * weight.sum(-1, keepdim=True)
+        return keep * weight + (1 - keep) * self.path.landing.to(x_t.device) * weight.sum(-1, keepdim=True)
 
     def _look(self, x_t: Tokens, t: Time) -> tuple[Tensor, Tensor]:
         """(keep, likelihood of the symbol seen for each clean symbol), shapes that broadcast against (B, *E, K)."""
         keep = pad(self.path.schedule.keep(scalars(t)), x_t.double())[..., None]
         here = torch.nn.functional.one_hot(x_t, self.path.symbols)
-        return keep, keep * here + (1 - keep) * self.path.landing[x_t][..., None]
+        return keep, keep * here + (1 - keep) * self.path.landing.to(x_t.device)[x_t][..., None]

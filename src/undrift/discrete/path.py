@@ -131,7 +131,7 @@ class Path:
         keep = self._sites(self.schedule.keep(t) / self.schedule.keep(s), like)
         shape = (*like.shape, self.symbols)
         pi = self.landing.to(like.device).expand(shape)
-        return Jump((1 - keep) * pi, keep.expand(shape), torch.ones_like(pi))
+        return Jump((1 - keep) * pi, keep.to(pi.device).expand(shape), torch.ones_like(pi))
 
     def back(self, x_t: Tokens, t: Time, s: Time) -> Jump:
         """The kernel from the clean symbol to X_s, given x_t."""

@@ -19,6 +19,8 @@ factorisation of the centred features needs neither a matrix square root nor a c
 no accuracy (a square root of an eigenvalue that should be 0 would cost half the digits).
 
 Both work in float64 on the device of their arguments.
+
+Checked by: tests/evidence/test_distances.py
 """
 
 from math import gcd

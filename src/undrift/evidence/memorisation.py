@@ -9,6 +9,8 @@ the M + 1 distances are exchangeable, and (without ties)
 
 exactly, for every law and every dimension. A model that memorises exceeds it; the share k / (M + 1) is the quantile
 itself whenever quantile (M + 1) is a whole number, and never more than it.
+
+Checked by: tests/evidence/test_memorisation.py
 """
 
 import torch

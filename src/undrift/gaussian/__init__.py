@@ -1,6 +1,7 @@
 """The Gaussian wing: x_t = alpha_t x_0 + sigma_t z. VP, VE, EDM, flow matching with a Gaussian source."""
 
 from undrift.gaussian.denoiser import NetDenoiser, Reclocked, noise_label, score
+from undrift.gaussian.elbo import elbo
 from undrift.gaussian.exact import Exact, ExactConditional, JointGaussian, LabelledMixture, subspace
 from undrift.gaussian.heads import HEADS, Head
 from undrift.gaussian.objectives import WEIGHTS, ExplicitScoreMatching, Regression
@@ -39,6 +40,7 @@ __all__ = [
     "Regression",
     "TimeLaw",
     "UniformTime",
+    "elbo",
     "noise_label",
     "score",
     "subspace",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.core import check_state, pad, scalars
-from undrift.errors import ShapeError, TimeError
+from undrift.errors import LabelError, ScheduleError, ShapeError, TimeError
 from undrift.gaussian.heads import Head
 from undrift.gaussian.path import Path
 from undrift.laws import Point
@@ -73,11 +73,16 @@ def score(denoiser: Any, x_t: State, t: Time) -> State:
     Returns:
         Shape (B, *E), nats per codec unit.
 
+    Raises:
+        ScheduleError: sigma = 0 at t.
+
     Source: Efron 2011. Checked by: tests/gaussian/test_exact.py::test_score_is_the_gradient_of_the_log_density
     """
     schedule = denoiser.path.schedule
-    residual = pad(schedule.alpha(t), x_t) * denoiser(x_t, t).mean - x_t
-    return residual / pad(schedule.sigma(t).square(), x_t)
+    variance = schedule.sigma(t).square()
+    if variance.device.type == "cpu" and bool((variance == 0).any()):
+        raise ScheduleError("the score is not defined where sigma = 0 (here at t = 0); ask for it at an early stop t0 > 0")
+    return (pad(schedule.alpha(t), x_t) * denoiser(x_t, t).mean - x_t) / pad(variance, x_t)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class NetDenoiser:
         net: `net(x, noise)` or `net(x, noise, cond)`: x (B, *E), noise (B,) -> (B, *E).
         path: the Gaussian path it was trained on.
         head: what it predicts, a key of `heads.HEADS`.
-        data_std: standard deviation of the data, codec units, measured.
+        data_std: root mean square of the data about zero, codec units, measured.
         cond: the bound condition, one per sample, or None.
         span: (earliest, latest) time it serves.
 
@@ -98,7 +103,7 @@ class NetDenoiser:
 
     net: Network
     path: Path
-    head: str = "edm"
+    head: str
     data_std: float = 1.0
     cond: Tensor | None = None
     span: tuple[float, float] = (0.0, 1.0)
@@ -120,17 +125,26 @@ class NetDenoiser:
         """The class index that says nothing: the network's number of classes."""
         classes = getattr(self.net, "classes", None)
         if classes is None:
-            raise ShapeError(f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels")
+            raise LabelError(f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels")
         return torch.full_like(cond, classes)
 
     def output(self, x_t: State, t: Time) -> State:
-        """The network's own output y, in head units, shape (B, *E)."""
-        check_state(x_t)
+        """The network's own output y, in head units, shape (B, *E).
+
+        Raises:
+            ShapeError: the state has no batch axis, conditions are not one or one per sample, or the network answers with
+                another shape.
+            TimeError: t lies outside the span.
+        """
+        self._check(x_t, t)
         schedule = self.path.schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = (alpha.square() * self.data_std**2 + sigma.square()).rsqrt()
         inputs = pad(scale, x_t) * x_t
-        label = noise_label(schedule.log_snr(t)).to(device=x_t.device, dtype=x_t.dtype).expand(x_t.shape[0])
+        label = noise_label(schedule.log_snr(t)).to(torch.promote_types(x_t.dtype, torch.float32))
+        if label.ndim == 0:  # filled in on the device, without a copy that it would wait for
+            label = torch.full(x_t.shape[:1], float(label), dtype=label.dtype, device=x_t.device)
+        label = label.to(x_t.device)
         if self.cond is None:
             y = self.net(inputs, label)
         else:
@@ -141,6 +155,16 @@ class NetDenoiser:
                 "denoiser's network returns what it was given: drop a learned variance, or adapt the output"
             )
         return y.to(x_t.dtype)
+
+    def _check(self, x_t: State, t: Time) -> None:
+        check_state(x_t)
+        if self.cond is not None and self.cond.shape[0] not in (1, x_t.shape[0]):
+            raise ShapeError(f"{self.cond.shape[0]} conditions were given for a batch of {x_t.shape[0]}; give one, or one each")
+        if t.device.type == "cpu" and not bool(((t >= self.span[0]) & (t <= self.span[1])).all()):
+            raise TimeError(
+                f"this denoiser serves times from {self.span[0]:g} to {self.span[1]:g}, and was asked at t = "
+                f"{float(t.flatten()[0]):g}; start or end the grid within that span"
+            )
 
     def __call__(self, x_t: State, t: Time) -> Point:
         """Point at the predicted clean end."""

@@ -94,10 +94,21 @@ class LabelledMixture:
     Attributes:
         mixture: law of the data, batch shape (1,).
         labels: class of each component, shape (K,), integers 0..C-1; the label C says nothing.
+
+    Raises:
+        LabelError: not one label per component, or a class without a component.
     """
 
     mixture: Mixture
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        known = sorted(set(self.labels.tolist()))
+        if self.labels.shape != self.mixture.log_weights.shape[1:] or known != list(range(len(known))):
+            raise LabelError(
+                f"labels {self.labels.tolist()} do not name the {self.mixture.log_weights.shape[1]} components; give each a "
+                "class, numbered 0, 1, 2, ... without a gap"
+            )
 
     @property
     def classes(self) -> int:
@@ -166,13 +177,11 @@ def subspace(basis: Float[Tensor, "D d"], weights: Tensor, means: Tensor, covari
 
     Source: Chen et al. 2023 (2302.07194). Checked by: tests/gaussian/test_exact.py::test_subspace_score_splits
     """
-    eye = torch.eye(basis.shape[1], dtype=basis.dtype)
+    eye = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
     if not torch.allclose(basis.mT @ basis, eye, atol=1e-6):
         raise LawError("the columns of a subspace basis must be orthonormal; take Q of torch.linalg.qr(basis)")
-    inner = Covariance.full(covariances)
-    if inner.basis is None:
-        raise LawError("inner covariances of a subspace law are full matrices, shape (K, d, d)")
-    cov = Covariance(inner.values, torch.zeros_like(inner.tail), basis @ inner.basis, basis.shape[0])
+    values, inner = torch.linalg.eigh(Covariance.full(covariances).dense())
+    cov = Covariance(values.clamp_min(0), torch.zeros_like(values[..., :1]), basis @ inner, basis.shape[0])
     return Mixture.of(weights, means @ basis.mT, cov)
 
 

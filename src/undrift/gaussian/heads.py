@@ -5,7 +5,7 @@ Every head y is an affine function of the state and the clean end, so each row i
 .. math:: x_0 = \text{skip}_t\, x_t + \text{out}_t\, y
           \qquad\Longleftrightarrow\qquad y = (x_0 - \text{skip}_t\, x_t) / \text{out}_t ,
 
-and a conversion between two heads goes through x_0. With s = sigma, a = alpha, d = standard deviation of the data:
+and a conversion between two heads goes through x_0. With s = sigma, a = alpha, d = root mean square of the data about zero:
 
 =========  =======================================  ===========================  ==========================
 head       y                                        skip                         out
@@ -36,7 +36,7 @@ from undrift.errors import HeadError
 from undrift.schedules import Schedule
 from undrift.typing import State, Time
 
-__all__ = ["HEADS", "Head", "head"]
+__all__ = ["HEADS", "Head"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Head:
     Attributes:
         name: key of `HEADS`.
         schedule: the clock it is read on.
-        data_std: standard deviation of the data, codec units; only `edm` depends on it.
+        data_std: root mean square of the data about zero, codec units; only `edm` depends on it.
         span: (earliest, latest) time it must serve.
 
     Raises:
@@ -142,8 +142,3 @@ class Head:
         if out.device.type == "cpu" and bool((out == 0).any()):
             raise HeadError(f"head {self.name!r} has no value where sigma = 0; keep t >= an early stop t0 > 0, or use 'x0'")
         return (x_0 - pad(skip, x_t) * x_t) / pad(out, x_t)
-
-
-def head(name: str, schedule: Schedule, data_std: float = 1.0, span: tuple[float, float] = (0.0, 1.0)) -> Head:
-    """A head by name; see `Head`."""
-    return Head(name, schedule, data_std, span)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import Random, check_state, pad, scalars
-from undrift.errors import HeadError
+from undrift.errors import FamilyError, HeadError
 from undrift.gaussian.denoiser import Trainable, score
 from undrift.gaussian.heads import Head
 from undrift.schedules import Schedule
@@ -59,7 +59,10 @@ WEIGHTS: dict[str, Weight] = {
     "min_snr": _min_snr,
     "likelihood": _likelihood,
 }
-"""Weights w_t by name. `likelihood` (g^2) with head score bounds the likelihood (Song et al. 2021, Durkan)."""
+"""Weights w_t by name, of the loss in the denoiser's own head.
+
+`snr` and `min_snr` (capped at 5, Hang et al. 2023) are meant for head x0; `weight_between` turns the weight of one head into
+that of another. `likelihood` (g^2) with head score bounds the likelihood (Song et al. 2021, Durkan et al.)."""
 
 
 def weight_between(schedule: Schedule, t: Time, head: str, other: str, data_std: float = 1.0) -> Tensor:
@@ -102,8 +105,13 @@ class Regression:
 
         Returns:
             Shape (B,).
+
+        Raises:
+            FamilyError: the denoiser runs on a path of another family.
+            ShapeError: batch is a scalar, or t is neither () nor (B,).
         """
         check_state(batch, "batch")
+        _gaussian(denoiser)
         x_t, _ = corrupted(denoiser.path, batch, t, rng)
         error = denoiser.error(batch, x_t, t).flatten(1).square().mean(1)
         return WEIGHTS[self.weight](denoiser.path.schedule, t).to(error) * error
@@ -137,6 +145,14 @@ class ExplicitScoreMatching:
         x_t, _ = corrupted(denoiser.path, batch, t, rng)
         error = (score(denoiser, x_t, t) - score(self.truth, x_t, t)).flatten(1).square().mean(1)
         return WEIGHTS[self.weight](denoiser.path.schedule, t).to(error) * error
+
+
+def _gaussian(denoiser: Any) -> None:
+    if denoiser.path.family != "gaussian":
+        raise FamilyError(
+            f"this objective regresses numbers on Gaussian paths, and the denoiser runs on a {denoiser.path.family} path; "
+            "train it with an objective of its own family"
+        )
 
 
 def _known(weight: str) -> None:

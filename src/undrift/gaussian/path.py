@@ -10,6 +10,8 @@ and, given the clean end, for any spread :math:`\omega \le \sigma_s` (Song et al
 .. math:: X_s \mid X_t, X_0 \sim N\big(\alpha_s X_0 + \kappa (X_t - \alpha_t X_0),\ \omega^2 I\big), \qquad
           \kappa = \sqrt{\sigma_s^2 - \omega^2} / \sigma_t .
 
+Checked by: tests/gaussian/test_path.py and tests/conformance/test_families.py
+
 `stochasticity` is omega as a multiple of the chain's own, :math:`\omega = \sigma_{t|s}\sigma_s/\sigma_t`: 1 is the chain
 (DDPM), 0 is deterministic (DDIM). Every choice keeps every one-time marginal.
 """
@@ -148,6 +150,8 @@ class Path:
             raise ScheduleError(f"stochasticity lies in [0, 1] (0 deterministic, 1 the chain itself), got {stochasticity:g}")
         schedule = self.schedule
         ratio = schedule.sigma(s) / schedule.sigma(t)
+        if stochasticity == 0:  # the noise keeps its direction; also from s to t, for encoding
+            return schedule.alpha(s) - ratio * schedule.alpha(t), ratio, torch.zeros_like(ratio)
         variance = stochasticity**2 * schedule.sigma(s).square() * self._fresh(t, s)
         if stochasticity == 1:  # sqrt(sigma_s^2 - variance) / sigma_t without its cancellation
             from_state = ratio.square() * schedule.alpha(t) / schedule.alpha(s)

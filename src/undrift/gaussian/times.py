@@ -28,7 +28,7 @@ class TimeLaw(Protocol):
     """A law of training times."""
 
     def sample(self, n: int, rng: Random) -> Tensor:
-        """N times, shape (n,), float64."""
+        """Draw n times, shape (n,), float64."""
         ...
 
     def log_density(self, t: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class UniformTime:
             raise TimeError(f"a time law needs 0 <= start < end <= 1, got start = {self.start:g}, end = {self.end:g}")
 
     def sample(self, n: int, rng: Random) -> Tensor:
-        """N times, shape (n,), float64."""
+        """Draw n times, shape (n,), float64."""
         u = (torch.arange(n, dtype=torch.float64) + rng.uniform((n,), dtype=torch.float64)) / n
         return self.start + (self.end - self.start) * u
 
@@ -96,7 +96,7 @@ class LogNormalNoise:
             raise TimeError(f"a log-normal time law needs std > 0, got {self.std:g}")
 
     def sample(self, n: int, rng: Random) -> Tensor:
-        """N times, shape (n,), float64."""
+        """Draw n times, shape (n,), float64."""
         low, high = self._limits()
         u = (torch.arange(n, dtype=torch.float64) + rng.uniform((n,), dtype=torch.float64)) / n
         z = torch.special.ndtri(low + (high - low) * u)

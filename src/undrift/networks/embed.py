@@ -13,6 +13,8 @@ A class is a row of a table. The table has one row more than there are classes: 
 for "no class asked", and turns one network into a conditional and an unconditional model (Ho and Salimans 2022).
 
 What a caller hands in is annotated as a plain `Tensor`: its shape is checked here, by errors that tell the cure.
+
+Checked by: tests/networks/test_networks.py
 """
 
 import math

@@ -4,6 +4,8 @@ A vector has no neighbourhoods, so every layer sees all of it. After a linear st
 residual blocks h + f(h), f = linear . dropout . SiLU . FiLM . linear . SiLU . norm, with
 :math:`\mathrm{FiLM}(h) = (1 + a(e)) h + b(e)`, a and b linear in the embedding e of noise and class. The last layer of
 every block and of the network start at zero, so each block starts as the identity and the network as the zero function.
+
+Checked by: tests/networks/test_networks.py
 """
 
 import torch

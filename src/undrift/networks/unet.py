@@ -12,6 +12,8 @@ A block is h + f(h) with f = conv . dropout . SiLU . FiLM . norm . conv . SiLU .
 
 with a, b linear in the embedding e of noise and class. The last convolution of every block and of the network start at
 zero, so each block starts as its shortcut and the network as the zero function.
+
+Checked by: tests/networks/test_networks.py
 """
 
 import itertools

@@ -70,7 +70,7 @@ def _sheet(rows: list[tuple[str, list[np.ndarray]]], heads: list[str], file: Pat
             axis.set_axis_off()
             if j < len(row):
                 tile = np.clip((row[j].astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
-                axis.imshow(tile, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+                axis.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     for axis, head in zip(axes[0], heads, strict=False):
         axis.set_title(head, fontsize=8)

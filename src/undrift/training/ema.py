@@ -5,7 +5,7 @@ r"""Exponential moving average of weights, with a memory that grows with trainin
 The power-function profile: after k steps the average weighs step j like j^gamma, so it always covers the same *share* of
 training (about 1 / (gamma + 1)) and needs no warm-up, and its first step copies the weights.
 
-Source: Karras et al. 2024 (2312.02696), eq. 4 and 121. Checked by: tests/training/test_ema.py
+Source: Karras et al. 2024 (2312.02696), section 3.1. Checked by: tests/training/test_ema.py
 """
 
 import copy

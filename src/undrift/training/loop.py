@@ -10,28 +10,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from undrift.core import Random, Shared
 from undrift.errors import DataError, NonFiniteError
+from undrift.gaussian import TimeLaw
 from undrift.protocols import Objective
 from undrift.training.ema import Ema
 from undrift.typing import State
 
-__all__ = ["Progress", "Settings", "TimeLaw", "forked", "train"]
-
-
-@runtime_checkable
-class TimeLaw(Protocol):
-    """A law of training times."""
-
-    def sample(self, n: int, rng: Random) -> Tensor:
-        """N times, shape (n,)."""
-        ...
+__all__ = ["Progress", "Settings", "forked", "train"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Settings:
             ("label_dropout", 0, 1),
         ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is not None and not (low <= value <= high and (value > 0 or name not in ("seconds", "decay", "clip"))):
                 raise DataError(f"training setting {name} must lie in [{low:g}, {high:g}], got {value:g}")
 
 
@@ -102,10 +95,10 @@ class Progress:
 
 
 @contextmanager
-def forked(seed: int, state: Tensor | None = None) -> Iterator[None]:
+def forked(seed: int) -> Iterator[None]:
     """The global CPU generator seeded for a block (layers draw their first weights from it), and put back after."""
     kept = torch.get_rng_state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds every device
     try:
         yield
     finally:
@@ -144,14 +137,18 @@ def train(
 
     Raises:
         NonFiniteError: the loss is NaN or infinite; names the step.
-        DataError: no data.
+        DataError: no data, labels that do not match it, or data that are not on the CPU.
 
     Checked by: tests/training/test_loop.py
     """
     if len(data) == 0:
         raise DataError("there is nothing to train on: data has no rows")
-    rng, order = Shared(seed), Shared(seed + 1)
-    dropout = Dropout(seed + 2)
+    if data.device.type != "cpu":
+        raise DataError(f"the loop trains on the CPU for now, and the data are on {data.device}; move them with data.cpu()")
+    if labels is not None and len(labels) != len(data):
+        raise DataError(f"{len(labels)} labels were given for {len(data)} samples; give one for each")
+    seeds = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()  # streams of one seed share no bits
+    rng, order, dropout = Shared(seeds[0]), Shared(seeds[1]), Dropout(seeds[2])
     parameters = list(net.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -199,7 +196,7 @@ class Dropout:
     """The stream that dropout layers draw from: the global generator is swapped in and out around a forward pass."""
 
     def __init__(self, seed: int):
-        self._own = torch.Generator().manual_seed(seed).get_state()
+        self._own = torch.Generator().manual_seed(seed & (2**63 - 1)).get_state()
         self._kept = self._own
 
     def __enter__(self) -> None:
@@ -220,6 +217,7 @@ class Clock:
 
     def __init__(self, settings: Settings):
         self.settings, self.step = settings, 0
+        self._seconds = settings.seconds or math.inf
         self._start = time.perf_counter()
 
     def tick(self) -> int:
@@ -231,12 +229,12 @@ class Clock:
         """Share of the budget that is used."""
         if self.settings.steps is not None:
             return self.step / self.settings.steps
-        return (time.perf_counter() - self._start) / (self.settings.seconds or 1.0)
+        return (time.perf_counter() - self._start) / self._seconds
 
     def share(self, used: float) -> float:
         """Learning rate as a share of its peak, after this step and this share of the budget."""
         rise = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
-        done = (used - 1 + self.settings.decay) / max(self.settings.decay, 1e-9)
+        done = (used - 1 + self.settings.decay) / self.settings.decay
         return rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
     def report(self, loss: float) -> Progress:
@@ -244,7 +242,7 @@ class Clock:
         spent, used = time.perf_counter() - self._start, min(1.0, self.used())
         steps = self.settings.steps or max(self.step, round(self.step / max(used, 1e-9)))
         rate = self.step / max(spent, 1e-9)
-        left = (self.settings.seconds - spent) if self.settings.seconds else (steps - self.step) / rate
+        left = (steps - self.step) / rate if self.settings.steps else self._seconds - spent
         return Progress(self.step, self.step if used == 1 else steps, loss, rate, max(0.0, left))
 
 

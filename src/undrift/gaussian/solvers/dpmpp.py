@@ -4,8 +4,9 @@ r"""DPM-Solver++: exponential multistep in the clean end, half log-SNR as the cl
           D = \hat x_0 + \tfrac{1}{2r} (\hat x_0 - \hat x_0^{prev}), \qquad
           h = \lambda_s - \lambda_t, \quad r = h^{prev} / h, \quad \lambda = \log(\alpha / \sigma)
 
-One call a step. The first step is of order 1 (there is no previous answer), and so is a step onto sigma = 0, where h is
-infinite; both are single steps, so the order of the whole is 2.
+One call a step. The first step is of order 1 (there is no previous answer), and so is every step whose h, or whose previous h,
+is infinite: the one onto sigma = 0, and the second after a start at alpha = 0. They are single steps, so the order of the
+whole is 2.
 
 Source: Lu et al. 2022 (2211.01095), algorithm 2 (2M). Checked by: tests/gaussian/test_solvers.py (order 2, limits)
 """
@@ -58,12 +59,11 @@ class DPMSolverPP:
         t, s = ends(grid)
         schedule = path.schedule
         h = 0.5 * (schedule.log_snr(s) - schedule.log_snr(t))
-        gain = schedule.alpha(s) * torch.expm1(-h).neg()
+        gain, a, _ = path.step_back(t, s, 0.0)  # sigma_s / sigma_t, and -alpha_s (exp(-h) - 1) without its overflow
         half_inverse_r = torch.zeros_like(h)
         if self.order == 2:
             usable = torch.isfinite(h[1:]) & torch.isfinite(h[:-1])
             half_inverse_r[1:] = torch.where(usable, 0.5 * h[1:] / h[:-1], 0.0)
-        a = schedule.sigma(s) / schedule.sigma(t)
         return tabulate(self, path, grid, (a, gain * (1 + half_inverse_r), -gain * half_inverse_r))
 
     def init(self, x: Tensor) -> None:

@@ -31,8 +31,15 @@ __all__ = ["Heun"]
 class Heun:
     """Heun in the noise clock; deterministic, order 2, two calls a step and one for the step onto t = 0."""
 
-    family: str = "gaussian"
-    order: int = 2
+    @property
+    def family(self) -> str:
+        """The wing it serves."""
+        return "gaussian"
+
+    @property
+    def order(self) -> int:
+        """Order of convergence."""
+        return 2
 
     def calls(self, grid: Grid) -> int:
         """Two a step, one for the step onto t = 0."""
@@ -64,7 +71,7 @@ class Heun:
         onto_data = sigma_s == 0
         alone = (a, b, torch.zeros_like(a), torch.zeros_like(a))
         corrector = (
-            torch.where(onto_data, last, torch.where(alpha_t == 0, start, usual))
+            torch.where(onto_data, last, torch.where((alpha_t == 0) | (alpha_s == 0), start, usual))
             for last, start, usual in zip(alone, first, inner, strict=True)
         )
         return tabulate(self, path, grid, (a, b, *corrector))
