@@ -62,9 +62,11 @@ def _sheet(rows: list[tuple[str, list[np.ndarray]]], heads: list[str], file: Pat
     tiles = [tile for _, row in rows for tile in row]
     low, high = min(float(t.min()) for t in tiles), max(float(t.max()) for t in tiles)
     columns = max(len(row) for _, row in rows)
-    figure = Figure(figsize=(0.75 * columns + 1.1, 0.75 * len(rows) + 0.9), dpi=120, facecolor="white")
+    width, height = 0.75 * columns + 1.1, 0.75 * len(rows) + 0.7
+    figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    figure.subplots_adjust(left=1 / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.6 / height)
     for line, (name, row) in zip(axes, rows, strict=True):
         for j, axis in enumerate(line):
             axis.set_axis_off()
@@ -74,7 +76,7 @@ def _sheet(rows: list[tuple[str, list[np.ndarray]]], heads: list[str], file: Pat
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     for axis, head in zip(axes[0], heads, strict=False):
         axis.set_title(head, fontsize=8)
-    figure.suptitle(title, fontsize=10, y=1 - 0.12 / (0.75 * len(rows) + 0.9))
+    figure.suptitle(title, fontsize=10, y=1 - 0.12 / height)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, bbox_inches="tight")
     return file
