@@ -58,6 +58,15 @@ def test_sample_i_is_the_same_in_any_batch(model):
     torch.testing.assert_close(many[:2], few, rtol=0, atol=1e-4)  # convolutions round differently by batch size
 
 
+def test_many_samples_are_cut_into_batches_without_a_trace(model, monkeypatch):
+    from undrift import model as facade
+
+    where = {"class": [1, 2, 3, 4, 5]}
+    whole = model.states(5, where, steps=4, seed=3, scale=1.5)
+    monkeypatch.setattr(facade, "AT_ONCE", 2)
+    torch.testing.assert_close(model.states(5, where, steps=4, seed=3, scale=1.5), whole, rtol=0, atol=1e-4)
+
+
 def test_save_and_load_give_the_same_samples(model, tmp_path):
     again = ud.load(model.save(tmp_path / "run"))
     np.testing.assert_array_equal(again.sample(4, where={"class": 7}, steps=4), model.sample(4, where={"class": 7}, steps=4))

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path as File
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from undrift import gaussian, grids, schedules, simulate
 from undrift.codecs import Images, Labels
+from undrift.core import PerSample
 from undrift.errors import CheckpointError, DataError, LabelError
 from undrift.guidance import cfg
 from undrift.networks import UNet
@@ -29,6 +31,9 @@ from undrift.training import Ema, Settings, forked, train
 from undrift.training.progress import show, steps
 
 __all__ = ["Model", "fit", "load"]
+
+AT_ONCE = 2048
+"""Samples drawn in one batch."""
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -95,25 +100,38 @@ class Model:
         """`sample` before decoding: states in codec units, float32, shape (n, *E)."""
         if n < 1:
             raise DataError(f"asked for {n} samples; ask for at least one")
-        return simulate.sample(
-            self.guided(n, where, scale),
-            sampler or gaussian.DPMSolverPP(),
-            self.grid(steps),
-            (n, *self.codec.event_shape),
-            seed=seed,
-            progress=(lambda loop: _bar(loop, steps + 1)) if progress else iter,
-        )
+        cond = self._conditions(n, where, scale)
+        parts = []
+        for rows in torch.arange(n).split(AT_ONCE):  # memory is bounded; per-sample streams make the cut invisible
+            states = simulate.sample(
+                self._steered(None if cond is None else cond[rows], scale),
+                sampler or gaussian.DPMSolverPP(),
+                self.grid(steps),
+                (len(rows), *self.codec.event_shape),
+                seed=seed,
+                rng=partial(PerSample, seed, rows.tolist()),
+                progress=partial(_bar, total=steps + 1, first=int(rows[0]), n=n) if progress else iter,
+            )
+            parts.append(states)
+        return torch.cat(parts)
 
     def guided(self, n: int, where: Mapping[str, Any] | None = None, scale: float = 1.0) -> Any:
         """The denoiser for n samples of the classes `where`; see `sample`."""
+        return self._steered(self._conditions(n, where, scale), scale)
+
+    def _steered(self, cond: Tensor | None, scale: float) -> Any:
+        return self.denoiser if cond is None else cfg(self.denoiser, cond, scale)
+
+    def _conditions(self, n: int, where: Mapping[str, Any] | None, scale: float) -> Tensor | None:
+        """Class indices of n samples, the null index where no class is asked for; None for a model without labels."""
+        if not where and scale != 1:
+            raise LabelError(f"scale={scale:g} pulls towards a class, and none was asked for; give where={{'class': ...}}")
         if self.labels is None:
             if where:
                 raise LabelError("this model was fitted without labels; fit it with labels to ask for a class")
-            return self.denoiser
-        if not where and scale != 1:
-            raise LabelError(f"scale={scale:g} pulls towards a class, and none was asked for; give where={{'class': ...}}")
+            return None
         if not where:
-            return self.denoiser.given(self.denoiser.null(torch.zeros(n, dtype=torch.long)))
+            return self.denoiser.null(torch.zeros(n, dtype=torch.long))
         if not isinstance(where, Mapping) or set(where) != {"class"}:
             raise LabelError(f"where={where!r} is not understood; this model knows one condition: where={{'class': ...}}")
         asked = where["class"]
@@ -121,7 +139,7 @@ class Model:
         wanted = [asked] * n if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
         if len(wanted) != n:
             raise LabelError(f"{len(wanted)} classes were given for {n} samples; give one class, or one for each")
-        return cfg(self.denoiser, self.labels.encode(wanted), scale)
+        return self.labels.encode(wanted)
 
     def grid(self, steps: int = 50) -> grids.Grid:
         """The default grid of the model's path."""
@@ -291,5 +309,5 @@ def small_images(event_shape: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
-def _bar(loop: Any, total: int) -> Any:
-    return steps(loop, "sample", total)
+def _bar(loop: Any, total: int, first: int, n: int) -> Any:
+    return steps(loop, "sample" if n <= AT_ONCE else f"samples from {first} of {n}", total)
