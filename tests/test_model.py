@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import undrift as ud
+from undrift import gaussian, schedules
 from undrift.errors import CheckpointError, DataError, LabelError
 from undrift.training import Settings
 
@@ -33,6 +34,15 @@ def test_samples_come_back_in_the_users_units(model):
     samples = model.sample(6, where={"class": [0, 1, 2, 3, 4, 5]}, steps=8)
     assert samples.shape == (6, 8, 8)
     assert set(np.unique(samples)) <= set(range(17))
+
+
+def test_the_noise_hides_the_data(model):
+    from undrift.model import hiding_noise
+
+    second_moment = 64 * model.recipe.data_std**2
+    assert model.denoiser.path.prior_gap(second_moment) <= 0.06
+    path = gaussian.Path(schedules.EDM(hiding_noise(0.6, 3072)))
+    assert path.prior_gap(3072 * 0.36) == pytest.approx(0.06)
 
 
 def test_classes_are_obeyed(model, digits):
