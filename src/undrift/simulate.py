@@ -22,7 +22,7 @@ from undrift.grids import Grid
 from undrift.laws import Law
 from undrift.protocols import Denoiser, Path, Sampler
 
-__all__ = ["Ancestral", "Step", "check_family", "sample", "trajectory"]
+__all__ = ["Ancestral", "OneCall", "Step", "check_family", "sample", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Step:
     law: Any
 
 
-def check_family(sampler: Sampler, path: Path) -> None:
+def check_family(sampler: Any, path: Path) -> None:
     """Raise `FamilyError` unless the sampler serves the path's family."""
     if sampler.family not in ("any", path.family):
         raise FamilyError(
@@ -155,8 +155,26 @@ def _broken(x: Tensor) -> Tensor:
     return (~torch.isfinite(x) if x.dtype.is_floating_point else x < 0).flatten(1).any(1)
 
 
+class OneCall:
+    """What every sampler without state that asks the denoiser once a step shares; it adds `family`, `order` and `step`."""
+
+    family: Any
+
+    def calls(self, grid: Grid) -> int:
+        """One a step."""
+        return grid.steps
+
+    def plan(self, path: Path, grid: Grid) -> list[tuple[Tensor, Tensor]]:
+        """(t, s) of every step, as float64 scalars on the CPU."""
+        check_family(self, path)
+        return [(torch.tensor(t, dtype=torch.float64), torch.tensor(s, dtype=torch.float64)) for t, s in grid.pairs()]
+
+    def init(self, x: Tensor) -> None:
+        """No state."""
+
+
 @dataclass(frozen=True)
-class Ancestral:
+class Ancestral(OneCall):
     """The ancestral sampler: draw the step back from `path.reverse`, whatever the family.
 
     With the true joint posterior every one-time marginal is exact for any number of steps. A mean in place of the law
@@ -175,18 +193,6 @@ class Ancestral:
     def order(self) -> int:
         """Weak order with a mean in place of the law."""
         return 1
-
-    def calls(self, grid: Grid) -> int:
-        """One a step."""
-        return grid.steps
-
-    def plan(self, path: Path, grid: Grid) -> list[tuple[Tensor, Tensor]]:
-        """The times, as float64 scalars on the CPU."""
-        check_family(self, path)
-        return [(torch.tensor(t, dtype=torch.float64), torch.tensor(s, dtype=torch.float64)) for t, s in grid.pairs()]
-
-    def init(self, x: Tensor) -> None:
-        """No state."""
 
     def step(
         self, denoiser: Denoiser, plan: list[tuple[Tensor, Tensor]], i: int, x: Tensor, state: None, rng: Random

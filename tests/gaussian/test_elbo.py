@@ -43,9 +43,10 @@ def test_a_wrong_denoiser_lowers_the_bound():
     assert bounds[0] - bounds[1] == pytest.approx(float(0.5 * (0.25 / VARIANCES).sum()), abs=0.1)
 
 
-def test_terms_of_one_step_by_hand():
-    """One step from t = 1 to s, one dimension, a `Point` answer: prior, one KL between Gaussians, decoder."""
-    path, s, x_0 = gaussian.Path(schedules.VP()), 0.4, torch.full((200_000, 1), 0.8, dtype=F)
+@pytest.mark.parametrize("schedule", [schedules.VP(), schedules.EDM(1.0)])
+def test_terms_of_one_step_by_hand(schedule):
+    """One step from t = 1 to s, one dimension, a `Point` answer: prior (.32 nats on EDM(1)), one KL, decoder."""
+    path, s, x_0 = gaussian.Path(schedule), 0.4, torch.full((200_000, 1), 0.8, dtype=F)
     truth = gaussian.Exact(
         path, Normal(torch.tensor([[0.5]], dtype=F), Covariance.isotropic(torch.full((1,), 1e-16, dtype=F), 1))
     )

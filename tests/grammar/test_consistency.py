@@ -11,6 +11,7 @@ import torch
 from oracles import F64, Impulse, draws, normal, run, slopes, time
 from undrift import gaussian, grids, trajectory
 from undrift.schedules import EDM, Trigonometric
+from undrift.simulate import OneCall
 
 V = 0.6
 
@@ -27,20 +28,11 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(OneCall):
     """Jump to the data, noise to the next time, jump again; the loop asks of what it runs nothing but its path."""
 
     family: str = "gaussian"
     order: int = 1
-
-    def calls(self, grid):
-        return grid.steps
-
-    def plan(self, path, grid):
-        return [(time(t), time(s)) for t, s in grid.pairs()]
-
-    def init(self, x):
-        return None
 
     def step(self, denoiser, plan, i, x, state, rng):
         (t, s), zero = plan[i], time(0.0)

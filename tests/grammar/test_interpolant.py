@@ -8,6 +8,7 @@ import torch
 from oracles import F64, draws, normal, propagate, slopes, spd, time
 from undrift import bridge, grids
 from undrift.schedules import BrownianBridge
+from undrift.simulate import OneCall
 
 Q, M_0, M_1, C_0, C_1 = BrownianBridge(0.9), draws((2,), 0), draws((2,), 1), spd(2, 2), spd(2, 3)
 
@@ -17,21 +18,12 @@ def moments(t):
 
 
 @dataclass(frozen=True)
-class Interpolant:
+class Interpolant(OneCall):
     """dX = (v - epsilon score) dt + sqrt(2 epsilon) dW, run backwards by Euler; epsilon = 0 is the flow."""
 
     epsilon: float
     family: str = "bridge"
     order: int = 1
-
-    def calls(self, grid):
-        return grid.steps
-
-    def plan(self, path, grid):
-        return [(time(t), time(s)) for t, s in grid.pairs()]
-
-    def init(self, x):
-        return None
 
     def drift(self, path, pair, x, t):
         return path.velocity(x, pair, t) + self.epsilon * path.noise(x, pair, t) / path.schedule.gamma(t)

@@ -11,25 +11,17 @@ from undrift import discrete, grids, sample
 from undrift.core import Shared
 from undrift.laws import Categorical, Empirical
 from undrift.schedules import ExponentialSurvival
+from undrift.simulate import OneCall
 
 STATES = discrete.enumerate_events(3, 2)
 
 
 @dataclass(frozen=True)
-class TauLeaping:
+class TauLeaping(OneCall):
     """A jump x -> y happens at rate p_t(y) / p_t(x) Q(y -> x); a site jumps at most once a step."""
 
     family: str = "discrete"
     order: int = 1
-
-    def calls(self, grid):
-        return grid.steps
-
-    def plan(self, path, grid):
-        return [(time(t), time(s)) for t, s in grid.pairs()]
-
-    def init(self, x):
-        return None
 
     def leap(self, denoiser, x, t, s):
         law, here = denoiser(x, t), torch.nn.functional.one_hot(x, denoiser.path.symbols)

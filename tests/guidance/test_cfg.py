@@ -92,3 +92,12 @@ def test_a_scale_needs_the_right_number_of_conditions_at_one_and_zero_too():
     for scale in (0.0, 1.0):
         with pytest.raises(ShapeError, match="2 conditions were given for a batch of 3"):
             guidance.cfg(model, COND[:2], scale)(X, T)
+
+
+def test_a_model_moved_to_another_clock_is_still_guided(model):
+    """VP moved to EDM: at equal log-SNR the guided mean is the same for x and x / alpha, whatever the scale."""
+    edm = gaussian.Path(schedules.EDM())
+    t = edm.schedule.time(model.path.schedule.log_snr(T))
+    there = guidance.cfg(model.on(edm), COND, 2.5)
+    wanted = guidance.cfg(model, COND, 2.5)(X, T).mean
+    torch.testing.assert_close(there(X / model.path.schedule.alpha(T), t).mean, wanted, rtol=1e-10, atol=1e-10)
