@@ -53,11 +53,11 @@ FAULTS = [
     Fault("grid: the end is not met", "grids.py", "return of_times([start, *inner, end])", "return of_times([start, *inner, end + 1e-12])", "tests/test_grids.py"),
     Fault("grid: rho and 1/rho", "grids.py", "lambda x: x ** (1 / rho), lambda u: u**rho", "lambda x: x**rho, lambda u: u ** (1 / rho)", "tests/test_grids.py"),
     # laws and covariances
-    Fault("Normal: alpha^2 for alpha in the gain", "laws.py", "self.mean).flatten(1)\n        step = self.cov.apply(lambda s: _ratio(a * s,", "self.mean).flatten(1)\n        step = self.cov.apply(lambda s: _ratio(a * a * s,", "tests/test_laws.py"),
-    Fault("Mixture: evidence without the noise", "laws.py", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + v)", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + 0.5 * v)", "tests/test_laws.py"),
-    Fault("Empirical: attention at half the temperature", "laws.py", "torch.where(short > 0, short / v, 0.0)", "torch.where(short > 0, 2 * short / v, 0.0)", "tests/test_laws.py"),
-    Fault("density: half of the log determinant", "laws.py", "-0.5 * (quadratic + cov.logdet(spectrum)", "-0.5 * (quadratic + 0.5 * cov.logdet(spectrum)", "tests/test_laws.py"),
-    Fault("guidance: the two laws swapped", "laws.py", "torch.lerp(other.mean, self.mean, scale)", "torch.lerp(self.mean, other.mean, scale)", "tests/guidance tests/test_laws.py"),
+    Fault("Normal: alpha^2 for alpha in the gain", "laws/normal.py", "self.mean).flatten(1)\n        step = self.cov.apply(lambda s: ratio(a * s,", "self.mean).flatten(1)\n        step = self.cov.apply(lambda s: ratio(a * a * s,", "tests/test_laws.py"),
+    Fault("Mixture: evidence without the noise", "laws/mixture.py", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + v)", "gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + 0.5 * v)", "tests/test_laws.py"),
+    Fault("Empirical: attention at half the temperature", "laws/empirical.py", "torch.where(short > 0, short / v, 0.0)", "torch.where(short > 0, 2 * short / v, 0.0)", "tests/test_laws.py"),
+    Fault("density: half of the log determinant", "laws/parts.py", "-0.5 * (quadratic + cov.logdet(spectrum)", "-0.5 * (quadratic + 0.5 * cov.logdet(spectrum)", "tests/test_laws.py"),
+    Fault("guidance: the two laws swapped", "laws/point.py", "torch.lerp(other.mean, self.mean, scale)", "torch.lerp(self.mean, other.mean, scale)", "tests/guidance tests/test_laws.py"),
     Fault("covariance: tail lost", "core/covariance.py", "inside + outside * function(self.tail)[..., 0].log()", "inside", "tests/core"),
     Fault("random: samples share a stream", "core/random.py", "i & _MASK], dtype", "0], dtype", "tests/core"),
     # Gaussian path
@@ -102,8 +102,8 @@ FAULTS = [
     Fault("bound: factor two in the prior", G + "elbo.py", "-float(0.5 * path", "-float(1.0 * path", "tests/gaussian/test_elbo.py"),
     Fault("facade: noise that hides half", "model.py", "math.sqrt(dim / (2 * gap))", "math.sqrt(dim / (4 * gap))", "tests/test_model.py"),
     Fault("clock change: condition lost", G + "denoiser.py", "return Reclocked(self.inner.given(cond), self.path)", "return Reclocked(self.inner.given(self.inner.null(cond)), self.path)", "tests/guidance"),
-    Fault("guidance: impossible symbols counted", "laws.py", "torch.where(impossible, -torch.inf, guided)", "guided", "tests/guidance"),
-    Fault("symbols: NaN drawn as symbol 0", "laws.py", "torch.where(torch.isnan(cumulative[..., -1]), -1, index)", "index", "tests/test_simulate.py"),
+    Fault("guidance: impossible symbols counted", "laws/categorical.py", "torch.where(impossible, -torch.inf, guided)", "guided", "tests/guidance"),
+    Fault("symbols: NaN drawn as symbol 0", "laws/parts.py", "torch.where(torch.isnan(cumulative[..., -1]), -1, index)", "index", "tests/test_simulate.py"),
     # bridges
     Fault("bridge: velocity without its noise", "bridge/path.py", "+ pad(spread, x_t) * residual", "+ 0 * pad(spread, x_t) * residual", "tests/bridge tests/grammar"),
     Fault("bridge: coupling weighed at twice the variance", "bridge/exact.py", "0.5 * excess / pad(", "0.25 * excess / pad(", "tests/bridge"),

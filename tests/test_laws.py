@@ -19,7 +19,8 @@ from torch import Tensor
 from undrift import PerSample, Shared
 from undrift.core import Covariance
 from undrift.errors import LawError, ShapeError
-from undrift.laws import Affine, Categorical, Compound, Empirical, Jump, Mixture, Normal, Pair, Point, draw_index
+from undrift.laws import Affine, Categorical, Compound, Empirical, Jump, Mixture, Normal, Pair, Point
+from undrift.laws.parts import draw_index
 
 DRAWS = 40_000
 ALGEBRA = {"rtol": 1e-10, "atol": 1e-10}  # float64, matrices of 4 numbers with condition numbers below 100

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from undrift.core import Covariance, check_order, check_state, pad, scalars
 from undrift.errors import ScheduleError
-from undrift.laws import Affine, Clean, Law, Normal, Numbers, Point
+from undrift.laws import Affine, Clean, Law, Normal, Point
+from undrift.laws.point import Numbers
 from undrift.schedules import Schedule
 from undrift.typing import State, Time
 

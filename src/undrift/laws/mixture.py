@@ -1,0 +1,111 @@
+"""A mixture of Gaussians."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undrift.core import Covariance, Random
+from undrift.core.covariance import pick
+from undrift.laws.kernels import Affine
+from undrift.laws.normal import Normal
+from undrift.laws.parts import (
+    check_probabilities,
+    column,
+    draw_index,
+    expect,
+    gaussian_log_prob,
+    look,
+    ratio,
+    shared_rows,
+    weighted,
+)
+from undrift.laws.point import Numbers
+from undrift.typing import State
+
+
+@dataclass(frozen=True)
+class Mixture(Numbers):
+    """A mixture of K Gaussians over the flattened event.
+
+    Attributes:
+        log_weights: shape (B or 1, K), normalised on construction through `Mixture.of`.
+        means: shape (B or 1, K, *E).
+        cov: covariances of batch shape (B or 1, K).
+    """
+
+    log_weights: Float[Tensor, "b k"]
+    means: Tensor
+    cov: Covariance
+
+    @staticmethod
+    def of(weights: Float[Tensor, "k"], means: Tensor, cov: Covariance) -> "Mixture":
+        """A single mixture (batch shape (1,)) from weights (K,), means (K, *E) and covariances of batch shape (K,).
+
+        Raises:
+            LawError: weights are negative or do not sum to 1.
+            ShapeError: shapes do not match.
+        """
+        check_probabilities(weights)
+        expect(
+            means.ndim >= 2 and means.shape[0] == weights.shape[0] and cov.dim == means[0].numel(),
+            f"a mixture of {weights.shape[0]} components got means of shape {tuple(means.shape)} (wanted (K, *E)) and "
+            f"covariances of size {cov.dim}",
+        )
+        lead = Covariance(cov.values[None], cov.tail[None], None if cov.basis is None else cov.basis[None], cov.dim)
+        return Mixture(weights.log()[None], means[None], lead)
+
+    @property
+    def mean(self) -> State:
+        """Mean, shape (B, *E)."""
+        return weighted(self.log_weights.exp(), self.means)
+
+    @property
+    def variance(self) -> State:
+        """Variance of each coordinate, shape (B, *E): within plus between components."""
+        within = self.cov.variances().reshape(*self.cov.values.shape[:2], *self.means.shape[2:])
+        between = (self.means - self.mean[:, None]).square()
+        return weighted(self.log_weights.exp(), within + between)
+
+    def covariance(self) -> Tensor:
+        """Dense covariance, shape (B, d, d): within plus between components."""
+        weights = self.log_weights.exp()
+        offset = (self.means - self.mean[:, None]).flatten(2)
+        between = torch.einsum("bk,bkd,bke->bde", weights.expand(offset.shape[:2]), offset, offset)
+        return weighted(weights, self.cov.dense()) + between
+
+    def rows(self, which: slice) -> "Mixture":
+        """The same law for some rows of the batch."""
+        return Mixture(shared_rows(self.log_weights, which), shared_rows(self.means, which), self.cov.rows(which))
+
+    def expand(self, batch: int) -> "Mixture":
+        """The same mixture for `batch` rows."""
+        return replace(self, log_weights=self.log_weights.expand(batch, -1))
+
+    def sample(self, rng: Random) -> State:
+        """A component, then a Gaussian draw; rows are those of `log_weights`."""
+        component = draw_index(self.log_weights, rng)
+        return Normal(pick(self.means, component), self.cov.pick(component)).sample(rng)
+
+    def log_prob(self, x: State) -> Tensor:
+        """Log density, shape (B,), nats."""
+        inside = gaussian_log_prob((x[:, None] - self.means).flatten(2), self.cov, lambda v: v)
+        return torch.logsumexp(self.log_weights + inside, -1)
+
+    def through(self, kernel: Affine) -> "Mixture":
+        """Each component through the kernel."""
+        scale, noise = column(kernel.scale, self.cov.values), column(kernel.variance, self.cov.values)
+        means = column(kernel.scale, self.means) * self.means + kernel.shift[:, None]
+        weights = self.log_weights.expand(means.shape[0], -1)
+        return Mixture(weights, means, self.cov.map(lambda v: scale.square() * v + noise))
+
+    def posterior(self, y: State, alpha: Tensor, variance: Tensor) -> "Mixture":
+        """Responsibilities by Bayes' rule, each component by its Kalman update."""
+        a, v = look(alpha, variance, self.cov.values)
+        residual = (y[:, None] - column(alpha, self.means) * self.means).flatten(2)
+        evidence = gaussian_log_prob(residual, self.cov, lambda s: a.square() * s + v)
+        log_weights = torch.log_softmax(self.log_weights + evidence, -1)
+        step = self.cov.apply(lambda s: ratio(a * s, a.square() * s + v), residual)
+        means = self.means + step.reshape(residual.shape[0], *self.means.shape[1:])
+        return Mixture(log_weights, means, self.cov.map(lambda s: ratio(v * s, a.square() * s + v)))
