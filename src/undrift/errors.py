@@ -13,6 +13,8 @@ __all__ = [
     "LabelError",
     "LawError",
     "NonFiniteError",
+    "OperatorError",
+    "PotentialError",
     "ScheduleError",
     "ShapeError",
     "TimeError",
@@ -50,6 +52,14 @@ class FamilyError(UndriftError, TypeError):
 
 class LawError(UndriftError, ValueError):
     """A law was built from tensors that do not describe a distribution."""
+
+
+class OperatorError(UndriftError, ValueError):
+    """A linear operator is not what it claims: not linear, without an adjoint, or empty."""
+
+
+class PotentialError(UndriftError, ValueError):
+    """What was asked for cannot steer: NaN in a measurement, no noise, a reward of the wrong shape, an empty constraint."""
 
 
 class LabelError(UndriftError, ValueError):

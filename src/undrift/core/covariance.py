@@ -106,6 +106,17 @@ class Covariance:
         tail = function(self.tail)
         return torch.einsum("...dr,...r->...d", self.basis, (function(self.values) - tail) * inner) + tail * x
 
+    def across(self, rows: Tensor) -> Tensor:
+        """`rows @ matrix` for a stack of vectors, shape (m, d), shared by the batch: shape (*batch, m, d)."""
+        if self.basis is None:
+            return self.values[..., None, :] * rows
+        inner = rows @ self.basis
+        scaled = inner * self.values[..., None, :]
+        if self._square:
+            return scaled @ self.basis.mT
+        tail = self.tail[..., None, :]
+        return (scaled - tail * inner) @ self.basis.mT + tail * rows
+
     def quadratic(self, function: Spectral, x: Tensor) -> Tensor:
         """`x^T function(matrix) x`, shape (*batch,)."""
         if self.basis is None:

@@ -11,17 +11,22 @@ Two operations are closed over laws, and they are all that a path needs to step:
 *posterior*: condition a law on :math:`y = \alpha x + \sqrt{v}\, z`. A Gaussian stays Gaussian, a mixture a mixture, weighted
 atoms weighted atoms: this is every exact denoiser at once.
 
-Checked by: tests/test_laws.py
+Four more are what steering needs (`Liftable`): the evidence of a linear look and the law it leaves (`evidence`, `observe`), the
+moment generating function and the law tilted by a direction (`log_mgf`, `tilt`), and for laws of finitely many events the
+same for any reward (`log_mean_exp`, `reweight`).
+
+Checked by: tests/test_laws.py and tests/laws/
 """
 
 from undrift.laws.categorical import Categorical
 from undrift.laws.empirical import Compound, Empirical
+from undrift.laws.implicit import Implicit
 from undrift.laws.kernels import Affine, Jump
 from undrift.laws.mixture import Mixture
 from undrift.laws.normal import Normal
 from undrift.laws.pair import Pair
 from undrift.laws.point import Point
-from undrift.laws.protocols import Clean, Conjugate, Density, Kernel, Law, Moments
+from undrift.laws.protocols import Clean, Conjugate, Density, Kernel, Law, Liftable, Moments
 
 __all__ = [
     "Affine",
@@ -31,9 +36,11 @@ __all__ = [
     "Conjugate",
     "Density",
     "Empirical",
+    "Implicit",
     "Jump",
     "Kernel",
     "Law",
+    "Liftable",
     "Mixture",
     "Moments",
     "Normal",

@@ -1,6 +1,8 @@
 """Independent symbols."""
 
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +11,13 @@ from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import LawError
-from undrift.laws.parts import draw_index, shared_rows
+from undrift.laws.parts import draw_index, shared_rows, strength
 
 if TYPE_CHECKING:
     import undrift.laws.kernels  # which answers with a Categorical
+
+ENUMERABLE = 1 << 16
+"""Joint events that are written out at most: beyond, a law over whole events is asked by particles."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,12 @@ class Categorical:
         """Sitewise average of the kernel."""
         return kernel.average(self.probs)
 
-    def extrapolate(self, other: "Categorical", scale: float) -> "Categorical":
-        """Label guidance in the log probabilities, normalised; a symbol that is impossible without the label stays so."""
+    def extrapolate(self, other: "Categorical", scale: float | Tensor) -> "Categorical":
+        """Label guidance in the log probabilities, normalised; a symbol that is impossible without the label stays so.
+
+        `scale` is one number, or one per row, shape (B,).
+        """
+        scale = strength(scale, self.log_probs)
         guided = torch.lerp(other.log_probs, self.log_probs, scale)
         impossible = (other.log_probs == -torch.inf) | (self.log_probs == -torch.inf)
         return Categorical(torch.log_softmax(torch.where(impossible, -torch.inf, guided), -1))
@@ -76,3 +85,29 @@ class Categorical:
     def rows(self, which: slice) -> "Categorical":
         """The same law for some rows of the batch."""
         return Categorical(shared_rows(self.log_probs, which))
+
+    def joint(self) -> Empirical:
+        """The same law over whole events, written out: every sequence of symbols with its probability.
+
+        Raises:
+            LawError: more than `ENUMERABLE` sequences.
+        """
+        event, symbols = self.log_probs.shape[1:-1], self.log_probs.shape[-1]
+        sites = prod(event)
+        if symbols**sites > ENUMERABLE:
+            raise LawError(
+                f"{symbols} symbols at {sites} sites make {symbols**sites} events, more than the {ENUMERABLE} that are written out; "
+                "weigh particles by the reward instead (undrift.smc with guidance.monte_carlo)"
+            )
+        atoms = torch.tensor(list(product(range(symbols), repeat=sites)), device=self.log_probs.device)
+        flat = self.log_probs.flatten(1, -2) if sites > 1 or event else self.log_probs[:, None]
+        log_weights = flat[:, torch.arange(sites), atoms].sum(-1)
+        return Empirical(log_weights, atoms.reshape(-1, *event))
+
+    def log_mean_exp(self, reward: Reward) -> Tensor:
+        """Log E exp r(X) over whole events, shape (B,): exact, by enumeration."""
+        return self.joint().log_mean_exp(reward)
+
+    def reweight(self, reward: Reward) -> Empirical:
+        """Proportional to p exp r: a joint law, for a reward ties sites together."""
+        return self.joint().reweight(reward)

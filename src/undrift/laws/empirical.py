@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undrift.core import Random
-from undrift.laws.parts import check_probabilities, draw_index, expect, look, shared_rows
-from undrift.laws.point import Numbers
+from undrift.core import Look, Random
+from undrift.laws.parts import check_probabilities, draw_index, expect, look, noisy_look, shared_rows
+from undrift.laws.point import Numbers, Reward
 from undrift.laws.protocols import Kernel
 from undrift.typing import State
 
@@ -81,6 +81,34 @@ class Empirical(Numbers):
         short = fit.amax(-1, keepdim=True) - fit
         log_weights = torch.log_softmax(self.log_weights.double() - torch.where(short > 0, short / v, 0.0), -1)
         return replace(self, log_weights=log_weights.to(self.log_weights.dtype))
+
+    def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
+        """Log density of y = A X + noise, shape (B,), nats."""
+        return torch.logsumexp(self.log_weights + noisy_look(look, self.atoms, y[:, None], variance), -1)
+
+    def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Empirical":
+        """Law of X given y = A X + noise: atoms weigh what they explain."""
+        return self._weigh(noisy_look(look, self.atoms, y[:, None], variance))
+
+    def log_mgf(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X), shape (B,)."""
+        return torch.logsumexp(self.log_weights + direction.flatten(1) @ self.atoms.flatten(1).mT, -1)
+
+    def tilt(self, direction: Tensor) -> "Empirical":
+        """Proportional to p(x) exp(direction . x)."""
+        return self._weigh(direction.flatten(1) @ self.atoms.flatten(1).mT)
+
+    def log_mean_exp(self, reward: Reward) -> Tensor:
+        """Log E exp r(X), shape (B,): the reward is asked once, of all atoms."""
+        return torch.logsumexp(self.log_weights + reward(self.atoms), -1)
+
+    def reweight(self, reward: Reward) -> "Empirical":
+        """Proportional to p exp r: the same atoms, other weights."""
+        return self._weigh(reward(self.atoms))
+
+    def _weigh(self, log_ratio: Tensor) -> "Empirical":
+        log_weights = torch.log_softmax(self.log_weights + log_ratio, -1)
+        return Empirical(log_weights, self.atoms)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undrift.core import Covariance, Random
+from undrift.core import Covariance, Look, Random, Seen
 from undrift.core.covariance import pick
 from undrift.laws.kernels import Affine
 from undrift.laws.normal import Normal
@@ -109,3 +109,41 @@ class Mixture(Numbers):
         step = self.cov.apply(lambda s: ratio(a * s, a.square() * s + v), residual)
         means = self.means + step.reshape(residual.shape[0], *self.means.shape[1:])
         return Mixture(log_weights, means, self.cov.map(lambda s: ratio(v * s, a.square() * s + v)))
+
+    def evidence(self, look: Look, y: Tensor, variance: Tensor) -> State:
+        """Log density of y = A X + noise, shape (B,), nats."""
+        seen = Seen.of(self.cov, look, variance)
+        return torch.logsumexp(self.log_weights + seen.evidence(self._residual(look, y)), -1)
+
+    def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Mixture":
+        """Law of X given y = A X + noise: responsibilities by Bayes' rule, each component by its Kalman update."""
+        seen, residual = Seen.of(self.cov, look, variance), self._residual(look, y)
+        log_weights = torch.log_softmax(self.log_weights + seen.evidence(residual), -1)
+        moved = seen.move(residual)
+        means = self.means + moved.reshape(*moved.shape[:2], *self.means.shape[2:])
+        return Mixture(log_weights, means, seen.left())
+
+    def log_mgf(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X), shape (B,)."""
+        return torch.logsumexp(self.log_weights + self._lean(direction), -1)
+
+    def tilt(self, direction: Tensor) -> "Mixture":
+        """Proportional to p(x) exp(direction . x): every component moves by its own C g, and weighs what it gains."""
+        shift = self.cov.apply(lambda v: v, self._spread(direction))
+        log_weights = torch.log_softmax(self.log_weights + self._lean(direction), -1)
+        return Mixture(log_weights, self.means + shift.reshape(*shift.shape[:2], *self.means.shape[2:]), self.cov)
+
+    def _residual(self, look: Look, y: Tensor) -> Tensor:
+        """Y - A mean of every component, shape (B, K, m)."""
+        rows, components = self.means.shape[:2]
+        return y[:, None] - look.forward(self.means.flatten(0, 1)).reshape(rows, components, -1)
+
+    def _spread(self, direction: Tensor) -> Tensor:
+        """A direction, shape (B or 1, *E), against every component, shape (B, K, d)."""
+        flat = direction.flatten(1)[:, None]
+        return flat.expand(max(flat.shape[0], self.means.shape[0]), self.means.shape[1], -1)
+
+    def _lean(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X) of every component, shape (B, K)."""
+        flat = self._spread(direction)
+        return (flat * self.means.flatten(2)).sum(-1) + 0.5 * self.cov.quadratic(lambda v: v, flat)

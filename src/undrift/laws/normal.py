@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from undrift.core import Covariance, Random
+from undrift.core import Covariance, Look, Random, Seen
 from undrift.laws.parts import column, expect, gaussian_log_prob, look, ratio
 from undrift.laws.point import Numbers
 from undrift.typing import State
@@ -75,3 +75,22 @@ class Normal(Numbers):
     def rows(self, which: slice) -> "Normal":
         """The same law for some rows of the batch."""
         return Normal(self.mean[which], self.cov.rows(which))
+
+    def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
+        """Log density of y = A X + noise, shape (B,), nats."""
+        return Seen.of(self.cov, look, variance).evidence(y - look.forward(self.mean))
+
+    def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Normal":
+        """Law of X given y = A X + noise: the Kalman update."""
+        seen = Seen.of(self.cov, look, variance)
+        return Normal(self.mean + seen.move(y - look.forward(self.mean)).reshape(self.mean.shape), seen.left())
+
+    def log_mgf(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X) = g.m + g.C g / 2, shape (B,)."""
+        flat = direction.expand_as(self.mean).flatten(1)
+        return (flat * self.mean.flatten(1)).sum(1) + 0.5 * self.cov.quadratic(lambda v: v, flat)
+
+    def tilt(self, direction: Tensor) -> "Normal":
+        """Proportional to p(x) exp(direction . x): the mean moves by C g."""
+        shift = self.cov.apply(lambda v: v, direction.expand_as(self.mean).flatten(1))
+        return Normal(self.mean + shift.reshape(self.mean.shape), self.cov)

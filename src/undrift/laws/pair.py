@@ -34,6 +34,6 @@ class Pair:
         """The same law for some rows of the batch."""
         return Pair(self.x_0.rows(which), self.x_1.rows(which))
 
-    def extrapolate(self, other: "Pair", scale: float) -> "Pair":
-        """Label guidance in both ends."""
+    def extrapolate(self, other: "Pair", scale: float | Tensor) -> "Pair":
+        """Label guidance in both ends; `scale` is one number, or one per row, shape (B,)."""
         return Pair(self.x_0.extrapolate(other.x_0, scale), self.x_1.extrapolate(other.x_1, scale))

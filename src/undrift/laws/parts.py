@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from undrift.core import Covariance, Random
+from undrift.core import Covariance, Look, Random
+from undrift.core.seen import white_log_prob
 from undrift.errors import LawError, ShapeError
 
 LOG_2PI = 1.8378770664093453
@@ -12,6 +13,11 @@ LOG_2PI = 1.8378770664093453
 def column(c: Tensor, like: Tensor) -> Tensor:
     """Coefficients of shape () or (B,) as a column that broadcasts against `like`, shape (B, ...)."""
     return c.to(like.dtype) if c.ndim == 0 else c.to(like).reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def strength(scale: float | Tensor, like: Tensor) -> float | Tensor:
+    """A strength, one number or one per row, shape (B,), that multiplies `like`, shape (B, ...)."""
+    return column(scale.to(like.device), like) if torch.is_tensor(scale) else scale
 
 
 def shared_rows(values: Tensor, which: slice) -> Tensor:
@@ -39,6 +45,23 @@ def gaussian_log_prob(residual: Tensor, cov: Covariance, spectrum) -> Tensor:
     """Log density of a centred Gaussian with covariance `spectrum(cov)` at `residual`, shape (*batch, d) -> (*batch,)."""
     quadratic = cov.quadratic(lambda s: 1 / spectrum(s), residual)
     return -0.5 * (quadratic + cov.logdet(spectrum) + residual.shape[-1] * LOG_2PI)
+
+
+def noisy_look(look: Look, values: Tensor, y: Tensor, variance: Tensor) -> Tensor:
+    """Log N(y; A value, R) for known values, shape (N, *E) against y (B or 1, m): (N,) for as many or one, else see callers.
+
+    Raises:
+        LawError: some measurement has no noise, and a known value then has no density.
+    """
+    noise = variance.to(values)
+    if noise.device.type == "cpu" and bool((noise <= 0).any()):
+        raise LawError(
+            "a noiseless look at a law without spread has no density: lift it under a law with a covariance "
+            "(guidance.second_order), or give the measurement some noise"
+        )
+    residual = y - look.forward(values)
+    scale = noise.sqrt().expand(residual.shape[-1])
+    return white_log_prob(residual / scale) - scale.log().sum()
 
 
 def draw_index(log_weights: Tensor, rng: Random) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from undrift.core import Random
+from undrift.core import Look, Random
 
 
 @runtime_checkable
@@ -28,8 +28,8 @@ class Clean(Law, Protocol):
         """The same law for some rows of the batch."""
         ...
 
-    def extrapolate(self, other: Any, scale: float) -> Any:
-        """`other + scale (self - other)` in the coordinates where evidence adds: label guidance."""
+    def extrapolate(self, other: Any, scale: float | Tensor) -> Any:
+        """`other + scale (self - other)` in the coordinates where evidence adds: label guidance; scale () or (B,)."""
         ...
 
 
@@ -63,6 +63,27 @@ class Conjugate(Moments, Protocol):
 
     def posterior(self, y: Tensor, alpha: Tensor, variance: Tensor) -> "Conjugate":
         """Law of X given y = alpha X + sqrt(variance) z."""
+        ...
+
+
+@runtime_checkable
+class Liftable(Clean, Protocol):
+    """A law under which a potential can be lifted: linear Gaussian looks and linear rewards in closed form."""
+
+    def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
+        """Log density of y = A X + noise of independent variances, shape (B,), nats."""
+        ...
+
+    def observe(self, look: Look, y: Tensor, variance: Tensor) -> Any:
+        """Law of X given y = A X + noise."""
+        ...
+
+    def log_mgf(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X), shape (B,)."""
+        ...
+
+    def tilt(self, direction: Tensor) -> Any:
+        """Law proportional to p(x) exp(direction . x)."""
         ...
 
 

@@ -1,0 +1,115 @@
+r"""A Gaussian whose covariance is known by its products alone.
+
+A network's second-order law is one: :math:`C v = (\sigma^2 / \alpha)\, J^\top v` costs one vector-Jacobian product and C is
+never written out. Systems with :math:`S = A C A^\top + R` are solved by conjugate gradients. C is held: no gradient flows
+through it, and none through the solves but the one that the closed form has.
+
+Checked by: tests/laws/test_implicit.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from undrift.core import CG, Look, Random
+from undrift.core.seen import white_log_prob
+from undrift.errors import LawError
+from undrift.laws.point import Numbers
+from undrift.laws.protocols import Density, Kernel
+from undrift.typing import State
+
+
+@dataclass(frozen=True)
+class Implicit(Numbers):
+    """A Gaussian to lift under. A step back takes it for a point at its mean.
+
+    Attributes:
+        mean: shape (B, *E).
+        product: C v, shape (B, *E) -> (B, *E).
+        solver: how systems with it are solved.
+    """
+
+    mean: State
+    product: Callable[[Tensor], Tensor]
+    solver: CG
+
+    def sample(self, rng: Random) -> Tensor:
+        """No draw: a square root of C is not known.
+
+        Raises:
+            LawError: always.
+        """
+        raise LawError(
+            "a covariance known by products alone has no square root to draw with; use a covariance with a spectrum "
+            "(second_order with isotropic, diagonal, row_sum or full)"
+        )
+
+    def through(self, kernel: Kernel) -> Density:
+        """The kernel at the mean, as for a `Point`."""
+        return kernel.at(self.mean)
+
+    def rows(self, which: slice) -> "Implicit":
+        """No rows: the products know their batch.
+
+        Raises:
+            LawError: always.
+        """
+        raise LawError("a covariance known by products belongs to its batch; guide by label first, then take the second order")
+
+    def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
+        r"""Log N(y; A m, S) without the ratio det R / det S, shape (B,), nats.
+
+        S is held, so its determinant moves no gradient, and it would cost m products. At t = 0, where C = 0 and S = R, nothing
+        is missing, and weights made from this stay unbiased.
+        """
+        residual = y - look.forward(self.mean)
+        solved = self._solve(look, residual.detach(), variance)
+        # Value -r.w / 2 and gradient -w: w = S^{-1} r is held, so the form r.w differentiates to half of what it should.
+        quadratic = 2 * (residual * solved).sum(-1) - (residual * solved).sum(-1).detach()
+        scale = variance.to(residual).expand(residual.shape[-1]).sqrt()
+        if scale.device.type == "cpu" and bool((scale == 0).any()):
+            return -0.5 * quadratic
+        return -0.5 * quadratic + white_log_prob(torch.zeros_like(residual)) - scale.log().sum()
+
+    def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Implicit":
+        """Law of X given y = A X + noise; a product with its covariance costs one with C, and a solve."""
+
+        def move(residual: Tensor) -> Tensor:
+            return self.product(look.adjoint(self._solve(look, residual, variance)))
+
+        def back(direction: Tensor) -> Tensor:  # the transpose of `move`: C and S are symmetric
+            return self._solve(look, look.forward(self.product(direction)), variance)
+
+        def left(v: Tensor) -> Tensor:
+            seen = self.product(v)
+            return seen - move(look.forward(seen))
+
+        return Implicit(self.mean + _Held.apply(y - look.forward(self.mean), move, back), left, self.solver)
+
+    def log_mgf(self, direction: Tensor) -> Tensor:
+        """Log E exp(direction . X) = g.m + g.C g / 2, shape (B,)."""
+        g = direction.expand_as(self.mean)
+        return (g * (self.mean + 0.5 * self.product(g))).flatten(1).sum(1)
+
+    def tilt(self, direction: Tensor) -> "Implicit":
+        """Proportional to p(x) exp(direction . x): the mean moves by C g."""
+        return replace(self, mean=self.mean + self.product(direction.expand_as(self.mean)))
+
+    def _solve(self, look: Look, residual: Tensor, variance: Tensor) -> Tensor:
+        noise = variance.to(residual)
+        return self.solver.solve(lambda v: look.forward(self.product(look.adjoint(v))) + noise * v, residual).x
+
+
+class _Held(torch.autograd.Function):
+    """A fixed linear map given with its transpose, so that gradients need not flow through how it is computed."""
+
+    @staticmethod
+    def forward(ctx, x, move, back):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.back = back
+        return move(x.detach())
+
+    @staticmethod
+    def backward(ctx, direction):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.back(direction), None, None
