@@ -11,7 +11,9 @@ from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import LawError
+from undrift.laws.empirical import Empirical
 from undrift.laws.parts import draw_index, shared_rows, strength
+from undrift.laws.point import Reward
 
 if TYPE_CHECKING:
     import undrift.laws.kernels  # which answers with a Categorical

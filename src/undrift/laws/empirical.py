@@ -1,12 +1,14 @@
 """Weighted atoms, and a kernel at one of them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from undrift.core import Look, Random
+from undrift.errors import LawError
 from undrift.laws.parts import check_probabilities, draw_index, expect, look, noisy_look, shared_rows
 from undrift.laws.point import Numbers, Reward
 from undrift.laws.protocols import Kernel
@@ -57,6 +59,27 @@ class Empirical(Numbers):
     def expand(self, batch: int) -> "Empirical":
         """The same law for `batch` rows."""
         return replace(self, log_weights=self.log_weights.expand(batch, -1))
+
+    def extrapolate(self, other: Any, scale: float | Tensor) -> Any:
+        """Label guidance: of numbers in the mean; of symbols in the log weights of whole events, over the same atoms.
+
+        `scale` is one number, or one per row, shape (B,). An event that is impossible without the label stays so.
+
+        Raises:
+            LawError: symbols, and the other law holds other atoms.
+
+        Checked by: tests/guidance/test_cfg.py::test_whole_events_of_symbols_are_guided_jointly
+        """
+        if self.atoms.dtype.is_floating_point:
+            return super().extrapolate(other, scale)
+        if other.atoms is not self.atoms and not torch.equal(other.atoms, self.atoms):
+            raise LawError(
+                "two laws over different events cannot be contrasted; give both the same atoms, and their own weights"
+            )
+        from undrift.laws.categorical import Categorical  # which answers with an Empirical, too
+
+        guided = Categorical(self.log_weights).extrapolate(Categorical(other.log_weights), scale)
+        return replace(self, log_weights=guided.log_probs)
 
     def sample(self, rng: Random) -> Tensor:
         """One atom per row."""

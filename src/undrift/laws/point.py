@@ -9,9 +9,8 @@ from torch import Tensor
 
 from undrift.core import Look, Random
 from undrift.errors import LawError
-from undrift.laws.parts import noisy_look, shared_rows
+from undrift.laws.parts import noisy_look, shared_rows, strength
 from undrift.laws.protocols import Density, Kernel
-
 
 Reward = Callable[[Tensor], Tensor]
 
@@ -87,6 +86,10 @@ class Point(Numbers):
     def rows(self, which: slice) -> "Point":
         """The same law for some rows of the batch."""
         return Point(shared_rows(self.value, which))
+
+    def moved(self, shift: Tensor) -> "Point":
+        """The same law, elsewhere."""
+        return Point(self.value + shift)
 
     def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
         """Log N(y; A value, R), shape (B,), nats."""
