@@ -82,9 +82,9 @@ class Seen:
 
     def evidence(self, residual: Tensor) -> Tensor:
         """Log N(residual; 0, S), shape (*batch, m) -> (*batch,), nats."""
-        return white_log_prob(torch.linalg.solve_triangular(self._factor(residual), residual[..., None], upper=False)[..., 0]) - (
-            self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        )
+        return white_log_prob(
+            torch.linalg.solve_triangular(self._factor(residual), residual[..., None], upper=False)[..., 0]
+        ) - (self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
 
     def move(self, residual: Tensor) -> Tensor:
         """C A^T S^{-1} residual, shape (*batch, m) -> (*batch, d)."""

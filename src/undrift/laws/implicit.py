@@ -16,7 +16,7 @@ from torch import Tensor
 from undrift.core import CG, Look, Random
 from undrift.core.seen import white_log_prob
 from undrift.errors import LawError
-from undrift.laws.point import Numbers
+from undrift.laws.point import Numbers, Point
 from undrift.laws.protocols import Density, Kernel
 from undrift.typing import State
 
@@ -50,13 +50,13 @@ class Implicit(Numbers):
         """The kernel at the mean, as for a `Point`."""
         return kernel.at(self.mean)
 
-    def rows(self, which: slice) -> "Implicit":
-        """No rows: the products know their batch.
+    def rows(self, which: slice) -> Point:
+        """Some rows, which step back like points: the products stay with their batch."""
+        return Point(self.mean[which])
 
-        Raises:
-            LawError: always.
-        """
-        raise LawError("a covariance known by products belongs to its batch; guide by label first, then take the second order")
+    def moved(self, shift: Tensor) -> "Implicit":
+        """The same law, elsewhere."""
+        return replace(self, mean=self.mean + shift)
 
     def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
         r"""Log N(y; A m, S) without the ratio det R / det S, shape (B,), nats.
@@ -65,13 +65,11 @@ class Implicit(Numbers):
         is missing, and weights made from this stay unbiased.
         """
         residual = y - look.forward(self.mean)
-        solved = self._solve(look, residual.detach(), variance)
-        # Value -r.w / 2 and gradient -w: w = S^{-1} r is held, so the form r.w differentiates to half of what it should.
-        quadratic = 2 * (residual * solved).sum(-1) - (residual * solved).sum(-1).detach()
+        quadratic = _Quadratic.apply(residual, lambda r: self._solve(look, r, variance))
         scale = variance.to(residual).expand(residual.shape[-1]).sqrt()
         if scale.device.type == "cpu" and bool((scale == 0).any()):
-            return -0.5 * quadratic
-        return -0.5 * quadratic + white_log_prob(torch.zeros_like(residual)) - scale.log().sum()
+            return quadratic
+        return quadratic + white_log_prob(torch.zeros_like(residual)) - scale.log().sum()
 
     def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Implicit":
         """Law of X given y = A X + noise; a product with its covariance costs one with C, and a solve."""
@@ -102,14 +100,32 @@ class Implicit(Numbers):
         return self.solver.solve(lambda v: look.forward(self.product(look.adjoint(v))) + noise * v, residual).x
 
 
+class _Quadratic(torch.autograd.Function):
+    """-r.S^{-1} r / 2 for a held symmetric S given by its solves: value and gradient share one solve."""
+
+    @staticmethod
+    def forward(ctx, r, solve):  # pyright: ignore[reportIncompatibleMethodOverride]
+        solved = solve(r.detach())
+        ctx.save_for_backward(r, solved)
+        ctx.solve = solve
+        return -0.5 * (r * solved).sum(-1)
+
+    @staticmethod
+    def backward(ctx, weight):  # pyright: ignore[reportIncompatibleMethodOverride]
+        r, solved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone differentiates the gradient: then the solve must be seen
+            solved = _Held.apply(r, ctx.solve, ctx.solve)
+        return -weight[..., None] * solved, None
+
+
 class _Held(torch.autograd.Function):
     """A fixed linear map given with its transpose, so that gradients need not flow through how it is computed."""
 
     @staticmethod
     def forward(ctx, x, move, back):  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.back = back
+        ctx.move, ctx.back = move, back
         return move(x.detach())
 
     @staticmethod
     def backward(ctx, direction):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ctx.back(direction), None, None
+        return _Held.apply(direction, ctx.back, ctx.move), None, None
