@@ -18,7 +18,7 @@ Checked by: tests/test_particles.py
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from undrift.laws import Law
 __all__ = ["Particles", "Steering", "effective_size", "smc", "systematic"]
 
 
+@runtime_checkable
 class Steering(Protocol):
     """A steered denoiser as particles see it: `guidance.twist`, `guidance.condition` and `guidance.weigh` are ones."""
 

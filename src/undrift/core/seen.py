@@ -9,7 +9,7 @@ Checked by: tests/core/test_seen.py (dense linear algebra)
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ __all__ = ["Look", "Seen", "white_log_prob"]
 _LOG_2PI = 1.8378770664093453
 
 
+@runtime_checkable
 class Look(Protocol):
     """A linear look at an event, as the operators of `undrift.operators` are."""
 
