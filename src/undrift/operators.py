@@ -19,7 +19,7 @@ from torch import Tensor
 
 from undrift.errors import OperatorError, ShapeError
 
-__all__ = ["SVD", "Function", "Mask", "Matrix", "Operator", "Stacked"]
+__all__ = ["SVD", "Function", "Mask", "Matrix", "Operator", "Stacked", "as_operator"]
 
 
 class SVD(NamedTuple):
@@ -209,11 +209,14 @@ class Function(Operator):
             )
         object.__setattr__(self, "_output", tuple(y.shape[1:]))
         probe = torch.randn(y.shape, dtype=torch.float64, generator=rng)
-        back = self.adjoint(probe.flatten(1))
-        if not _close((back * x).flatten(1).sum(1), (probe * y).flatten(1).sum(1)):
+        back = self.adjoint(probe.reshape(2, -1))
+        if not _close((back * x).flatten(1).sum(1), (probe * y).reshape(2, -1).sum(1)):
             raise OperatorError(
                 "the given transpose is not the adjoint of the function: <A x, y> differs from <x, A^T y>; leave it out to have "
                 "it by automatic differentiation"
+                if self.transpose is not None
+                else "automatic differentiation does not see all of this function (is something detached?); give transpose=, the "
+                "function that maps measurements back to events"
             )
 
     @property
@@ -228,7 +231,7 @@ class Function(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """The function, flattened."""
-        return self.function(x).flatten(1)
+        return self.function(x).reshape(x.shape[0], -1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The transpose, or one vector-Jacobian product."""
@@ -277,6 +280,30 @@ class Stacked(Operator):
         pieces = y.split([part.measurements for part in self.parts], 1)
         back = [part.adjoint(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         return torch.stack(back).sum(0)
+
+
+def as_operator(a: "Operator | Tensor | Callable[[Tensor], Tensor]", event: Sequence[int] | None = None) -> Operator:
+    """An operator from what people have: an operator, a matrix (m, d), a boolean mask shaped like an event, or a linear function.
+
+    Args:
+        a: any of these.
+        event: shape of one event: needed for a function, and for a matrix that measures events of more than one axis.
+
+    Raises:
+        OperatorError: a function without its event, or something else altogether.
+
+    Checked by: tests/test_operators.py::test_operators_are_made_from_what_people_have
+    """
+    if isinstance(a, Operator):
+        return a
+    if isinstance(a, Tensor):
+        return Mask(a) if a.dtype == torch.bool else Matrix(a, tuple(event or ()))
+    if callable(a) and event is not None:
+        return Function(a, tuple(event))
+    raise OperatorError(
+        f"a measurement is a matrix (m, d), a boolean mask, a linear function with event=(shape of one event), or an operator; got "
+        f"{type(a).__name__}" + ("" if not callable(a) else " without event=")
+    )
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -39,9 +39,10 @@ class CG:
     """Settings of the solver.
 
     Attributes:
-        iterations: products at most; with as many as measurements (or more) the answer is exact up to `tolerance`.
-        tolerance: stop once every row has |b - S x| <= tolerance |b|. Looking costs a synchronisation on a device, so 0 looks never
-            and always spends `iterations` products.
+        iterations: products at most, and never more than the m numbers of a row: in exact arithmetic m are enough. Rounding
+            makes badly conditioned systems want more; `Solved.residual` tells.
+        tolerance: stop once every row has |b - S x| <= tolerance |b|. Looking costs a synchronisation on a device, so 0 never looks
+            and always spends min(iterations, m) products.
     """
 
     iterations: int = 32
@@ -62,7 +63,7 @@ class CG:
             sp = product(p)
             spent += 1
             curvature = (p * sp).sum(-1, keepdim=True)
-            go = curvature > 0
+            go = ~(curvature <= 0)  # NaN goes on, to be seen in the answer
             step = torch.where(go, rr / torch.where(go, curvature, 1.0), 0.0)
             x = x + step * p
             r = r - step * sp
