@@ -69,7 +69,8 @@ def test_singular_values_rebuild_the_matrix(name):
     eye = torch.eye(len(values), dtype=F64)
     torch.testing.assert_close(left.mT @ left, eye, rtol=0, atol=1e-12)
     torch.testing.assert_close(right.mT @ right, eye, rtol=0, atol=1e-12)
-    assert len(values) == int(torch.linalg.matrix_rank(a.matrix)) and bool((values > 0).all())
+    assert len(values) == int(torch.linalg.matrix_rank(a.matrix))
+    assert bool((values > 0).all())
 
 
 def test_a_matrix_of_zeros_has_no_singular_values():
@@ -79,7 +80,8 @@ def test_a_matrix_of_zeros_has_no_singular_values():
 def test_a_mask_keeps_the_order_of_the_event():
     x = torch.arange(6, dtype=F64).reshape(1, 2, 3)
     a = OPERATORS["mask"]
-    assert a(x).tolist() == [[0.0, 2.0, 5.0]] and a.measurements == 3
+    assert a(x).tolist() == [[0.0, 2.0, 5.0]]
+    assert a.measurements == 3
     assert a.adjoint(a(x)).tolist() == [[[0.0, 0.0, 2.0], [0.0, 0.0, 5.0]]]
 
 

@@ -212,11 +212,11 @@ class Function(Operator):
         back = self.adjoint(probe.reshape(2, -1))
         if not _close((back * x).flatten(1).sum(1), (probe * y).reshape(2, -1).sum(1)):
             raise OperatorError(
-                "the given transpose is not the adjoint of the function: <A x, y> differs from <x, A^T y>; leave it out to have "
-                "it by automatic differentiation"
+                "the given transpose is not the adjoint of the function: <A x, y> differs from <x, A^T y>; leave it out to "
+                "have it by automatic differentiation"
                 if self.transpose is not None
-                else "automatic differentiation does not see all of this function (is something detached?); give transpose=, the "
-                "function that maps measurements back to events"
+                else "automatic differentiation does not see all of this function (is something detached?); give transpose=, "
+                "the function that maps measurements back to events"
             )
 
     @property
@@ -283,7 +283,7 @@ class Stacked(Operator):
 
 
 def as_operator(a: "Operator | Tensor | Callable[[Tensor], Tensor]", event: Sequence[int] | None = None) -> Operator:
-    """An operator from what people have: an operator, a matrix (m, d), a boolean mask shaped like an event, or a linear function.
+    """An operator from what people have: an operator, a matrix (m, d), a boolean mask of an event's shape, a linear function.
 
     Args:
         a: any of these.
@@ -301,8 +301,8 @@ def as_operator(a: "Operator | Tensor | Callable[[Tensor], Tensor]", event: Sequ
     if callable(a) and event is not None:
         return Function(a, tuple(event))
     raise OperatorError(
-        f"a measurement is a matrix (m, d), a boolean mask, a linear function with event=(shape of one event), or an operator; got "
-        f"{type(a).__name__}" + ("" if not callable(a) else " without event=")
+        f"a measurement is a matrix (m, d), a boolean mask, a linear function with event=(shape of one event), or an operator; "
+        f"got {type(a).__name__}" + ("" if not callable(a) else " without event=")
     )
 
 

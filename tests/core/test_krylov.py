@@ -92,7 +92,8 @@ def test_rows_do_not_see_each_other():
     for row in range(4):
         alone = CG(iterations=5, tolerance=0.0).solve(product(s[row : row + 1]), b[row : row + 1])
         torch.testing.assert_close(together.x[row], alone.x[0], rtol=1e-12, atol=1e-14)
-    assert bool((together.x[1] == 0).all()) and float(together.residual[1]) == 0
+    assert bool((together.x[1] == 0).all())
+    assert float(together.residual[1]) == 0
 
 
 def test_a_row_of_negative_curvature_stops_at_its_last_good_iterate():
@@ -105,7 +106,8 @@ def test_a_row_of_negative_curvature_stops_at_its_last_good_iterate():
     torch.testing.assert_close(solved.residual[0], (b[0] - s[0] @ first).norm() / b[0].norm(), rtol=1e-12, atol=0)
     torch.testing.assert_close(solved.x[1], torch.linalg.solve(s[1], b[1]), rtol=1e-12, atol=0)  # its neighbour goes on
     hopeless = CG().solve(lambda v: -v, b)
-    assert bool((hopeless.x == 0).all()) and bool((hopeless.residual == 1).all())
+    assert bool((hopeless.x == 0).all())
+    assert bool((hopeless.residual == 1).all())
 
 
 def test_nan_is_not_mistaken_for_negative_curvature():
@@ -113,4 +115,5 @@ def test_nan_is_not_mistaken_for_negative_curvature():
     solved = CG(iterations=2, tolerance=0.0).solve(
         lambda v: v * torch.tensor([[torch.nan], [1.0]], dtype=F64), draws((2, 3), 0)
     )
-    assert bool(solved.x[0].isnan().all()) and bool(torch.isfinite(solved.x[1]).all())
+    assert bool(solved.x[0].isnan().all())
+    assert bool(torch.isfinite(solved.x[1]).all())

@@ -3,9 +3,9 @@ r"""Conjugate gradients, batched: solve :math:`S x = b` with products :math:`S v
 .. math:: x_{k} = \arg\min_{x \in K_k(S, b)} (x - x_*)^\top S (x - x_*), \qquad
           K_k = \mathrm{span}\{b, S b, \dots, S^{k-1} b\}
 
-S is symmetric positive definite, one per row of the batch. In exact arithmetic m numbers need at most m products. The Jacobian of a
-learned mean is only nearly symmetric; where a row's search direction meets non-positive curvature that row stops with what
-it has, which is the last iterate that is known to be better than its predecessor.
+S is symmetric positive definite, one per row of the batch. In exact arithmetic m numbers need at most m products. The Jacobian
+of a learned mean is only nearly symmetric; where a row's search direction meets non-positive curvature that row stops with
+what it has, which is the last iterate that is known to be better than its predecessor.
 
 Source: Hestenes and Stiefel 1952. Checked by: tests/core/test_krylov.py (dense solves, counted products)
 """
@@ -41,8 +41,8 @@ class CG:
     Attributes:
         iterations: products at most, and never more than the m numbers of a row: in exact arithmetic m are enough. Rounding
             makes badly conditioned systems want more; `Solved.residual` tells.
-        tolerance: stop once every row has |b - S x| <= tolerance |b|. Looking costs a synchronisation on a device, so 0 never looks
-            and always spends min(iterations, m) products.
+        tolerance: stop once every row has |b - S x| <= tolerance |b|. Looking costs a synchronisation on a device, so 0 never
+            looks and always spends min(iterations, m) products.
     """
 
     iterations: int = 32

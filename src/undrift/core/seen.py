@@ -76,8 +76,8 @@ class Seen:
         factor, info = torch.linalg.cholesky_ex(s)
         if factor.device.type == "cpu" and bool((info != 0).any()):
             raise LawError(
-                "a noiseless look at a law without spread in that direction has no density: give the measurement some noise, or "
-                "lift it under a law with a covariance (guidance.second_order), or drop measurements that repeat each other"
+                "a noiseless look at a law without spread in that direction has no density: give the measurement some noise, "
+                "or lift it under a law with a covariance (guidance.second_order), or drop measurements that repeat each other"
             )
         return Seen(cov, look, variance, cross, factor)
 
@@ -100,8 +100,11 @@ class Seen:
             shrunk = c * noise / (c * singular.to(c).square() + noise)
             basis = right.to(c).expand(*c.shape[:-1], *right.shape)
             return Covariance(shrunk.expand(*c.shape[:-1], singular.shape[0]), c, basis, self.cov.dim)
-        gone = torch.linalg.solve_triangular(self.factor, self.cross, upper=False)
-        dense = self.cov.dense() - gone.mT @ gone
+        # Joseph's form, (I - K A) C (I - K A)^T + K R K^T: a sum of two squares stays a covariance however little is left.
+        gain = torch.cholesky_solve(self.cross, self.factor).mT
+        a = self.look.matrix.to(c)
+        stays = torch.eye(self.cov.dim, dtype=c.dtype, device=c.device) - gain @ a
+        dense = stays @ self.cov.dense() @ stays.mT + (gain * noise) @ gain.mT
         return Covariance.full(0.5 * (dense + dense.mT))
 
     def _factor(self, residual: Tensor) -> Tensor:
