@@ -13,6 +13,7 @@ from undrift.guidance.classifier import (
     classifier_guidance,
 )
 from undrift.guidance.contrast import Contrast, Guided
+from undrift.guidance.frontier import Frontier, Tried, choose_scale
 from undrift.guidance.potentials import All, Likelihood, Linear, Potential, Reward, at_mean, monte_carlo
 from undrift.guidance.rescale import Rescaled
 from undrift.guidance.second_order import COVARIANCES, SecondOrder, isotropic, jacobian, second_order
@@ -30,6 +31,7 @@ __all__ = [
     "Contrast",
     "CrossEntropy",
     "ExactClassifier",
+    "Frontier",
     "Guided",
     "Interval",
     "Likelihood",
@@ -43,12 +45,14 @@ __all__ = [
     "Scale",
     "SecondOrder",
     "Steered",
+    "Tried",
     "Twisted",
     "TwoModels",
     "Weighed",
     "at_mean",
     "autoguidance",
     "cfg",
+    "choose_scale",
     "classifier_guidance",
     "condition",
     "isotropic",

@@ -76,7 +76,7 @@ class Split:
         spread: E|x|.
         dip: density at 0 as a share of the greatest density: 1 for one heap, near 0 for two.
         orbit: where the formula has the heaps, at the alpha of the last step.
-        stable: whether delta eta is below the threshold.
+        stable: whether delta eta is below the threshold of Euler-Maruyama.
     """
 
     sampler: str
@@ -121,7 +121,8 @@ class CentreSplit:
         out = [("sampler", "steps", "delta eta", "eta", "E|x|", "orbit", "heaps", "formula says")]
         for s in (*self.coarse, *self.cures):
             says = "-" if s.sampler == "ODE" else "1" if s.stable else "2"
-            figures = (f"{s.delta * s.eta:.3g}", f"{s.eta:.4g}", f"{s.spread:.2f}", f"{s.orbit:.2f}")
+            at = f"{s.orbit:.2f}" if says == "2" else "-"
+            figures = (f"{s.delta * s.eta:.3g}", f"{s.eta:.4g}", f"{s.spread:.2f}", at)
             out.append((s.sampler, str(s.steps), *figures, str(s.heaps), says))
         return out
 
