@@ -1,7 +1,7 @@
 r"""Sequential Monte Carlo along a path: samples of the steered law with the evidence Z, asymptotically exact.
 
-Particles step back under a steered law, and weights correct what the steering got wrong. With kernels k of the model and q of the
-proposals, and any positive twist h with :math:`h_0 = e^r`,
+Particles step back under a steered law, and weights correct what the steering got wrong. With kernels k of the model and q of
+the proposals, and any positive twist h with :math:`h_0 = e^r`,
 
 .. math:: w_1 = h_1(x_1), \qquad
           w_s = w_t\, \frac{k(x_s | x_t)\, h_s(x_s)}{q(x_s | x_t)\, h_t(x_t)}, \qquad
@@ -18,13 +18,14 @@ Checked by: tests/test_particles.py
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from undrift.core import Random
-from undrift.errors import GridError, PotentialError, TimeError
+from undrift.errors import GridError, NonFiniteError, PotentialError, ShapeError, TimeError
 from undrift.grids import Grid
 from undrift.laws import Law
 
@@ -131,6 +132,7 @@ def systematic(log_weights: Tensor, u: Tensor, n: int) -> Tensor:
     """
     cumulative = torch.softmax(log_weights, -1).cumsum(-1)
     points = (torch.arange(n, device=u.device, dtype=cumulative.dtype) + u[:, None]) / n
+    points = points.clamp_max(1 - torch.finfo(points.dtype).eps / 2)  # n - 1 + u may round to n: that is past every weight
     return torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True).clamp_max(log_weights.shape[-1] - 1)
 
 
@@ -167,7 +169,9 @@ def smc(
 
     Raises:
         TimeError: the grid starts below t = 1 and no prior was given.
-        GridError: the grid rises.
+        GridError: the grid rises, or stops before t = 0.
+        ShapeError: the denoiser answers in another dtype than the states'.
+        NonFiniteError: a weight is NaN.
         PotentialError: fewer than one particle or problem, or a threshold outside [0, 1].
 
     Checked by: tests/test_particles.py::test_the_evidence_is_unbiased,
@@ -175,10 +179,16 @@ def smc(
     """
     if particles < 1 or problems < 1 or not 0 <= threshold <= 1:
         raise PotentialError(
-            f"smc needs at least one particle and one problem and a threshold in [0, 1], got {particles}, {problems}, {threshold:g}"
+            "smc needs at least one particle and one problem and a threshold in [0, 1], got "
+            f"{particles}, {problems}, {threshold:g}"
         )
     if grid.times[0] < grid.times[-1]:
         raise GridError("particles run from noise to data; give a grid whose times fall")
+    if grid.times[-1] != 0:
+        raise GridError(
+            "particles are weighed by the potential at the clean end, and this grid stops at "
+            f"t = {grid.times[-1]:g}; end it at 0"
+        )
     if prior is None and grid.times[0] != 1:
         raise TimeError(
             f"the grid starts at t = {grid.times[0]:g}, and the path's prior is the law at t = 1; start the grid at 1, or give "
@@ -188,13 +198,13 @@ def smc(
     like = torch.empty((rows, *event), dtype=dtype, device=device)
     x = (prior or path.prior(like)).sample(rng)
     times = [torch.tensor(t, dtype=torch.float64) for t in grid.times]
-    here = torch.arange(particles, device=x.device).expand(problems, -1)
+    kind, here = x.dtype, torch.arange(particles, device=x.device).expand(problems, -1)
 
     law, log_h, tilted = steering.ask(x, times[0])
     log_w = log_h.reshape(problems, particles)
     log_z = log_w.new_zeros(problems)
     sizes, ancestors = [effective_size(log_w)], []
-    for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(times)):
         # Systematic resampling of the problems that need it; the others keep their particles and weights.
         u = rng.uniform((rows,), dtype=log_w.dtype, device=x.device)[::particles]
         needy = (sizes[-1] < threshold * particles) & (sizes[-1] > 0)
@@ -206,23 +216,31 @@ def smc(
         chosen = (parents + particles * torch.arange(problems, device=x.device)[:, None]).flatten()
         last = i == len(times) - 2
         steers = tilted is not law and not last
-        x, law, log_h = x[chosen], law.rows(chosen), log_h[chosen]
+        x, law, before = x[chosen], law.rows(chosen), log_h[chosen]
         kernel = path.reverse(x, law, t, s)
         proposal = path.reverse(x, tilted.rows(chosen), t, s) if steers else kernel
         x = proposal.sample(rng)
         step = kernel.log_prob(x) - proposal.log_prob(x) if steers else 0.0
+        if x.dtype != kind:
+            raise ShapeError(
+                f"states of {kind} came back as {x.dtype}: the denoiser answers in {x.dtype}; ask for dtype={x.dtype}, or "
+                f"build its law or network in {kind}"
+            )
         if last:
-            gain = steering.potential(x) - log_h
+            log_h = steering.potential(x)
         else:
-            before = log_h
             law, log_h, tilted = steering.ask(x, s)
-            gain = log_h - before
-        # A particle that is dead stays dead: -inf - (-inf) is no weight.
-        gain = torch.where(torch.isnan(gain), -torch.inf, gain)
+        # A particle that is dead stays dead: -inf - (-inf) is no weight. Any other NaN goes on, to be seen.
+        gain = torch.where(before == -torch.inf, -torch.inf, log_h - before)
         log_w = log_w + (step + gain).reshape(problems, particles)
         sizes.append(effective_size(log_w))
     total = torch.logsumexp(log_w, -1)
     log_z = log_z + total - torch.log(torch.tensor(float(particles), dtype=log_w.dtype))
+    if bool(torch.isnan(log_z).any()):
+        raise NonFiniteError(
+            f"weights of {int(torch.isnan(log_z).sum())} of {problems} problems are NaN: the denoiser, or the potential, is "
+            "not finite at some state; run simulate.sample on the steered denoiser, which names the step"
+        )
     return Particles(
         x.reshape(problems, particles, *event),
         log_w - torch.where(torch.isfinite(total), total, 0.0)[:, None],

@@ -1,6 +1,6 @@
 """Certifies that laws can be lifted under: evidence, observe, log_mgf, tilt, moved, and the same for any reward where finite.
 
-Truth is dense linear algebra in float64 for Gaussians, components one by one for mixtures, and enumeration for atoms and symbols.
+Truth is dense linear algebra in float64 for Gaussians, one component at a time for mixtures, enumeration for atoms and symbols.
 """
 
 import itertools

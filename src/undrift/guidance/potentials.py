@@ -6,17 +6,19 @@ A potential is a reward r(x_0). Under a denoiser it is *lifted* to every noise l
 
 and steering is Doob's transform by h. The methods of the field differ in the law they lift under, and in nothing else.
 
-`&` adds potentials **at the clean end and lifts the sum once**. Lifted potentials do not add: two looks at one coordinate of prior
-variance 1/2 and noise variance 1/4 have the gain 1.60 together; adding their lifts would say 2.67. `~` is the complement of a
-probability, :math:`h_{\neg} = 1 - h`; `w * potential` tempers.
+`&` adds potentials **at the clean end and lifts the sum once**. Lifted potentials do not add: two looks at one coordinate of
+prior variance 1/2 and noise variance 1/4 have the gain 1.60 together; adding their lifts would say 2.67. `~` is the complement
+of a probability, :math:`h_{\neg} = 1 - h`; `w * potential` tempers.
 
-Closed potentials (`Likelihood`, `Linear`) are lifted exactly under every law of numbers, and *absorbed* by it: the law proportional
-to :math:`p\, e^r` is of the same kind. Any other reward is exact under laws of finitely many events and at a point; elsewhere say how:
-`at_mean` or `monte_carlo`.
+Closed potentials (`Likelihood`, `Linear`) are lifted exactly under every law of numbers with a density, atoms or a point (under
+`Implicit` up to a determinant, which moves no gradient), and *absorbed* by it: the law proportional to :math:`p\, e^r` is of
+the same kind. Any other reward is exact under laws of finitely many events and at a point; elsewhere say how: `at_mean` or
+`monte_carlo`.
 
 Checked by: tests/guidance/test_potentials.py
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +64,15 @@ class Potential(ABC):
         """The same potential for `particles` rows of every problem; only those that hold data per row change."""
         return self
 
+    @property
+    def lifting(self) -> tuple[Any, ...]:
+        """How it is lifted, to be compared: potentials are joined only if they agree; () is exactly."""
+        return ()
+
+    def like(self, potential: "Potential") -> "Potential":
+        """Another potential, lifted as this one is."""
+        return potential
+
     def __and__(self, other: "Potential") -> "All":
         """Both: the rewards add at the clean end."""
         return All([self, other])
@@ -72,7 +83,28 @@ class Potential(ABC):
 
     def __rmul__(self, weight: float) -> "Potential":
         """Tempered: `weight` times the reward."""
-        return Reward(lambda x_0: weight * self(x_0))
+        return Tempered(weight, self)
+
+
+@dataclass(frozen=True)
+class Tempered(Potential):
+    """A multiple of a reward that has no closed form of its own.
+
+    Attributes:
+        weight: any number.
+        potential: the reward.
+    """
+
+    weight: float
+    potential: Potential
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        """Weight times the reward."""
+        return self.weight * self.potential(x_0)
+
+    def per(self, particles: int) -> "Tempered":
+        """Repeated."""
+        return Tempered(self.weight, self.potential.per(particles))
 
 
 @dataclass(frozen=True)
@@ -97,8 +129,8 @@ class Reward(Potential):
         if not torch.is_tensor(value) or value.shape != x_0.shape[:1]:
             got = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
             raise PotentialError(
-                f"a reward maps events of shape {tuple(x_0.shape)} to one number each, shape ({x_0.shape[0]},); this one answered "
-                f"with {got}: sum or average over the event's axes, never over the batch"
+                f"a reward maps events of shape {tuple(x_0.shape)} to one number each, shape ({x_0.shape[0]},); this one "
+                f"answered with {got}: sum or average over the event's axes, never over the batch"
             )
         return value
 
@@ -177,7 +209,16 @@ class Likelihood(Potential):
         return self if self.y.shape[0] == 1 else replace(self, y=self.y.repeat_interleave(particles, 0))
 
     def __rmul__(self, weight: float) -> "Likelihood":
-        """Noise variance divided by the weight, and the constant that keeps r exact."""
+        """Noise variance divided by the weight, and the constant that keeps r exact.
+
+        Raises:
+            PotentialError: a weight that is not above 0.
+        """
+        if not weight > 0:
+            raise PotentialError(
+                f"a likelihood is tempered by a weight > 0, got {weight:g}: a measurement that repels has no lift (its E exp r "
+                "may be infinite); leave it out, or steer by a bounded Reward"
+            )
         m, variance = self.y.shape[1], self.variance / weight
         norms = [white_log_prob(v.new_zeros(m)) - 0.5 * v.log().expand(m).sum() for v in (self.variance, variance)]
         return Likelihood(self.look, self.y, variance, weight * (self.constant + float(norms[0])) - float(norms[1]))
@@ -189,6 +230,9 @@ class All(Potential):
 
     Looks are stacked to one look, linear rewards added to one direction, and these are absorbed before what has no closed form
     is lifted under the law that they leave.
+
+    Raises:
+        PotentialError: parts without a closed form that are lifted in different ways.
 
     Checked by: tests/guidance/test_potentials.py::test_two_looks_at_one_coordinate_have_the_joint_gain
     """
@@ -204,6 +248,11 @@ class All(Potential):
         leaned = (
             [Linear(torch.stack(torch.broadcast_tensors(*(p.direction for p in leans))).sum(0))] if len(leans) > 1 else leans
         )
+        if len({p.lifting for p in rest if not p.closed}) > 1:
+            raise PotentialError(
+                "these potentials are lifted in different ways, and what is joined is lifted once: say how for all of it, "
+                "at_mean(p & q) or monte_carlo(p & q, draws)"
+            )
         object.__setattr__(self, "parts", (*stacked, *leaned, *rest))
 
     @property
@@ -220,7 +269,7 @@ class All(Potential):
         closed, rest = self._split()
         pending = [*closed, *rest]
         total = pending[0].lift(law)
-        for before, part in zip(pending, pending[1:], strict=False):
+        for before, part in itertools.pairwise(pending):
             law = before.absorb(law)
             total = total + part.lift(law)
         return total
@@ -246,7 +295,12 @@ class All(Potential):
         """Closed parts, and at most one that stands for the sum of the others."""
         closed = [part for part in self.parts if part.closed]
         rest = [part for part in self.parts if not part.closed]
-        return closed, rest if len(rest) < 2 else [Reward(lambda x_0: torch.stack([part(x_0) for part in rest]).sum(0))]
+        together = Reward(lambda x_0: torch.stack([part(x_0) for part in rest]).sum(0))
+        return closed, rest if len(rest) < 2 else [rest[0].like(together)]
+
+    def __rmul__(self, weight: float) -> "All":
+        """Every part tempered."""
+        return All([weight * part for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -300,6 +354,19 @@ class AtMean(Potential):
         """Repeated."""
         return AtMean(self.potential.per(particles))
 
+    @property
+    def lifting(self) -> tuple[Any, ...]:
+        """At the mean."""
+        return ("at_mean",)
+
+    def like(self, potential: Potential) -> "AtMean":
+        """Another potential, at the mean."""
+        return AtMean(potential)
+
+    def __rmul__(self, weight: float) -> "AtMean":
+        """Tempered, and still at the mean."""
+        return AtMean(weight * self.potential)
+
 
 @dataclass(frozen=True)
 class MonteCarlo(Potential):
@@ -325,6 +392,19 @@ class MonteCarlo(Potential):
         """Repeated."""
         return replace(self, potential=self.potential.per(particles))
 
+    @property
+    def lifting(self) -> tuple[Any, ...]:
+        """By these draws."""
+        return ("monte_carlo", self.draws, self.seed, self.floor)
+
+    def like(self, potential: Potential) -> "MonteCarlo":
+        """Another potential, by the same draws."""
+        return replace(self, potential=potential)
+
+    def __rmul__(self, weight: float) -> "MonteCarlo":
+        """Tempered, and still by draws."""
+        return replace(self, potential=weight * self.potential)
+
 
 def at_mean(potential: Potential) -> Potential:
     """The potential, lifted as r(E[X_0 | x_t]): what DPS and universal guidance do. Exact at a point alone; biased elsewhere.
@@ -340,7 +420,8 @@ def monte_carlo(potential: Potential, draws: int, *, seed: int = 0, floor: float
 
     Args:
         potential: any reward; differentiable if a gradient is to steer.
-        draws: draws per row. The same standard normal numbers serve every row and every call, so the lift is a smooth function.
+        draws: draws per row. The same numbers serve every row and every call, so the lift is a function of the law; a smooth
+            one under a `Normal`. Draws of a mixture jump between components, and their gradient misses how the weights change.
         seed: of the draws.
         floor: nats; the lift is log(mean exp r + exp floor). Give one to constraints, whose draws may all miss: a particle that
             is merely unlucky must not die.
@@ -388,4 +469,5 @@ def _log1mexp(p: Tensor) -> Tensor:
             "constraints, and give a reward the other sign instead"
         )
     p = p.clamp_max(0)
-    return torch.where(p > -0.6931, (-torch.expm1(p)).log(), torch.log1p(-p.exp()))
+    near = p > -0.6931  # each formula sees only its own side: the other's infinite slope would make the gradient NaN
+    return torch.where(near, (-torch.expm1(torch.where(near, p, -1.0))).log(), torch.log1p(-torch.where(near, -1.0, p).exp()))

@@ -16,8 +16,8 @@ full           (sigma^2/alpha) J written out, d products                   the s
 exact          the law's own covariance                                    for closed-form denoisers
 =============  ==========================================================  =====================================
 
-A *product* is one vector-Jacobian product of the denoiser, about the cost of one more call. The covariance is held: the gradient of
-a lifted potential flows through the mean.
+A *product* is one vector-Jacobian product of the denoiser, about the cost of one more call. The covariance is held: the
+gradient of a lifted potential flows through the mean.
 
 Checked by: tests/guidance/test_second_order.py
 """

@@ -5,7 +5,7 @@ With :math:`h_t(x_t) = E[e^{r(X_0)} | x_t]` under the denoiser's law, the steere
 .. math:: q_h(x_0 | x_t) \propto q(x_0 | x_t)\, e^{r(x_0)}, \qquad
           E_h[X_0 | x_t] = E[X_0 | x_t] + \frac{\sigma_t^2}{\alpha_t} \nabla \log h_t(x_t).
 
-* `condition` reads the left formula: Bayes' rule in the law itself. No derivative; exact wherever the law is, joint law and all.
+* `condition` reads the left formula: Bayes' rule in the law itself. No derivative; exact wherever the law is, all of it.
 * `twist` reads the right one: one vector-Jacobian product through the denoiser. For what has a mean (and perhaps a covariance).
 * `weigh` does not steer; it only prices a state, for particles whose reward has no gradient.
 
@@ -27,6 +27,7 @@ from undrift.errors import PotentialError
 from undrift.guidance.potentials import All, Potential
 from undrift.guidance.second_order import tracked
 from undrift.guidance.strength import Scale, at, once
+from undrift.laws import Point
 from undrift.typing import State, Time
 
 __all__ = ["Conditioned", "Steered", "Twisted", "Weighed", "condition", "twist", "weigh"]
@@ -44,12 +45,16 @@ def condition(denoiser: Any, potential: Potential) -> "Conditioned":
     """The denoiser of the law proportional to p exp r, by Bayes' rule in its answers.
 
     Args:
-        denoiser: answers with laws that can absorb the potential: closed-form laws for likelihoods and linear rewards, laws over
-            finitely many events for any reward.
+        denoiser: answers with laws that can absorb the potential: closed-form laws for likelihoods and linear rewards, laws
+            over finitely many events for any reward.
         potential: what is wanted.
 
     Returns:
         A denoiser of the same kind of law, exact wherever the given one is. No gradient; one call.
+
+    Raises:
+        PotentialError: when asked, if the denoiser answers with a `Point`, which no potential can move.
+        LawError: when asked, if its law cannot absorb the potential.
 
     Source: Bayes' rule; for a Kalman update under a `Normal`, Rozet et al. 2024.
     Checked by: tests/guidance/test_twist.py::test_condition_is_the_posteriors_own_denoiser
@@ -69,7 +74,8 @@ def twist(denoiser: Any, potential: Potential, *, scale: Scale = 1.0) -> "Twiste
         A denoiser that answers with a `Point`. One call and one vector-Jacobian product, and what the law's covariance costs.
 
     Raises:
-        PotentialError: a scaled twist is nested in another, where there is no single gradient to scale.
+        PotentialError: a scaled twist is nested in another, where there is no single gradient to scale; or, when asked, the
+            lifted potential has no gradient.
 
     Source: Doob 1957; the survey, section 5.1 and 7.1.
     Checked by: tests/guidance/test_twist.py::test_the_twisted_mean_is_exact_on_exact_laws,
@@ -78,8 +84,8 @@ def twist(denoiser: Any, potential: Potential, *, scale: Scale = 1.0) -> "Twiste
     if isinstance(denoiser, Twisted):  # (h_p, then h_q) is h_{p & q}: lifted once, or the prior's spread would count twice
         if not (isinstance(scale, float | int) and scale == 1 and denoiser.unscaled):
             raise PotentialError(
-                "a twist with a scale cannot be nested: join the potentials first, twist(denoiser, p & q, scale=...), or temper "
-                "one of them, twist(denoiser, p & (0.5 * q))"
+                "a twist with a scale cannot be nested: join the potentials first, twist(denoiser, p & q, scale=...), or "
+                "temper one of them, twist(denoiser, p & (0.5 * q))"
             )
         return Twisted(denoiser.denoiser, denoiser.potential & potential)
     return Twisted(denoiser, potential, once(scale))
@@ -106,8 +112,18 @@ class Conditioned:
         return self.denoiser.path
 
     def __call__(self, x_t: Tensor, t: Time) -> Any:
-        """The law proportional to p exp r."""
-        return self.potential.absorb(self.denoiser(x_t, t))
+        """The law proportional to p exp r.
+
+        Raises:
+            PotentialError: the denoiser answers with a `Point`.
+        """
+        law = self.denoiser(x_t, t)
+        if isinstance(law, Point):
+            raise PotentialError(
+                "a Point has no spread, so conditioning would leave it where it is and steer nothing: give the denoiser a "
+                "covariance (guidance.second_order), or steer by the gradient (guidance.twist)"
+            )
+        return self.potential.absorb(law)
 
     def ask(self, x_t: Tensor, t: Time) -> Steered:
         """For particles: proposals absorb the closed parts of the potential, and log h prices all of it."""
@@ -149,14 +165,25 @@ class Twisted:
         return self.potential.lift(self.denoiser(x_t, t))
 
     def ask(self, x_t: State, t: Time) -> Steered:
-        """For particles: the law, log h, and the law moved to the steered mean, its shape kept (as broad as the unsteered one)."""
+        """For particles: the law, log h, and the law moved to the steered mean (as broad as the unsteered one).
+
+        Raises:
+            PotentialError: the law cannot be moved.
+        """
         law, log_h, signal = self._signal(x_t, t)
+        if not hasattr(law, "moved"):
+            raise PotentialError(
+                f"proposals of particles cannot move a {type(law).__name__}; steer it by Bayes' rule (guidance.condition), or "
+                "only weigh it (guidance.weigh)"
+            )
         with torch.set_grad_enabled(x_t.requires_grad):
             return Steered(law, log_h, law.moved(self.path.tilt(law, signal, t).mean - law.mean))
 
     def per(self, particles: int) -> "Twisted":
         """For `particles` rows of every problem."""
-        return Twisted(self.denoiser, self.potential.per(particles), self.scale)
+        scale = self.scale
+        scale = scale.repeat_interleave(particles) if isinstance(scale, Tensor) and scale.ndim else scale
+        return Twisted(self.denoiser, self.potential.per(particles), scale)
 
     def _signal(self, x_t: State, t: Time) -> tuple[Any, Tensor, Tensor]:
         """(law, log h, gradient of log h at x_t); attached to x_t's graph only if a caller tracks it."""
@@ -164,6 +191,11 @@ class Twisted:
             x = tracked(x_t)
             law = self.denoiser(x, t)
             log_h = self.potential.lift(law)
+            if not log_h.requires_grad:
+                raise PotentialError(
+                    "this potential has no gradient at x_t (it is piecewise constant, or something is detached): give it a "
+                    "slope, condition the law (guidance.condition), or weigh particles by it (guidance.weigh)"
+                )
             (signal,) = torch.autograd.grad(log_h.sum(), x, create_graph=x_t.requires_grad)
         if not self.unscaled:
             scale = at(self.scale, t, x_t.shape[0])
