@@ -4,14 +4,30 @@ The nouns: `schedules`, `laws`, `grids`, the wings `gaussian`, `bridge`, `discre
 `docs/architecture.md` for the house and `docs/notation.md` for its words.
 """
 
-from undrift import bridge, codecs, discrete, errors, evidence, gaussian, grids, guidance, laws, networks, schedules, training
+from undrift import (
+    bridge,
+    codecs,
+    discrete,
+    errors,
+    evidence,
+    gaussian,
+    grids,
+    guidance,
+    laws,
+    networks,
+    operators,
+    schedules,
+    training,
+)
 from undrift.core import PerSample, Shared
 from undrift.model import Model, fit, load
+from undrift.particles import Particles, smc
 from undrift.simulate import Ancestral, sample, trajectory
 
 __all__ = [
     "Ancestral",
     "Model",
+    "Particles",
     "PerSample",
     "Shared",
     "bridge",
@@ -26,8 +42,10 @@ __all__ = [
     "laws",
     "load",
     "networks",
+    "operators",
     "sample",
     "schedules",
+    "smc",
     "training",
     "trajectory",
 ]

@@ -9,31 +9,35 @@ Checked by: tests/laws/test_implicit.py
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from undrift.core import CG, Look, Random
+from undrift.core import CG, Covariance, Look, Random
 from undrift.core.seen import white_log_prob
 from undrift.errors import LawError
+from undrift.laws.normal import Normal
 from undrift.laws.point import Numbers, Point
-from undrift.laws.protocols import Density, Kernel
+from undrift.laws.protocols import Density
 from undrift.typing import State
 
 
 @dataclass(frozen=True)
 class Implicit(Numbers):
-    """A Gaussian to lift under. A step back takes it for a point at its mean.
+    """A Gaussian to lift under. A step back takes it for a point at its mean, or for an isotropic Gaussian.
 
     Attributes:
         mean: shape (B, *E).
         product: C v, shape (B, *E) -> (B, *E).
         solver: how systems with it are solved.
+        spread: variance of every coordinate that a step back takes it to have, shape (B,); None is 0.
     """
 
     mean: State
     product: Callable[[Tensor], Tensor]
     solver: CG
+    spread: Tensor | None = None
 
     def sample(self, rng: Random) -> Tensor:
         """No draw: a square root of C is not known.
@@ -46,13 +50,20 @@ class Implicit(Numbers):
             "(second_order with isotropic, diagonal, row_sum or full)"
         )
 
-    def through(self, kernel: Kernel) -> Density:
-        """The kernel at the mean, as for a `Point`."""
-        return kernel.at(self.mean)
+    def through(self, kernel: Any) -> Density:
+        """The kernel at the mean, or averaged over the spread around it."""
+        return self.stepping.through(kernel)
 
-    def rows(self, which: slice) -> Point:
-        """Some rows, which step back like points: the products stay with their batch."""
-        return Point(self.mean[which])
+    def rows(self, which: slice) -> Point | Normal:
+        """Some rows, as a step back takes them: the products stay with their batch."""
+        return self.stepping.rows(which)
+
+    @property
+    def stepping(self) -> Point | Normal:
+        """What a step back takes it for."""
+        if self.spread is None:
+            return Point(self.mean)
+        return Normal(self.mean, Covariance.isotropic(self.spread, self.mean[0].numel()))
 
     def moved(self, shift: Tensor) -> "Implicit":
         """The same law, elsewhere."""

@@ -110,6 +110,10 @@ class Mixture(Numbers):
         means = self.means + step.reshape(residual.shape[0], *self.means.shape[1:])
         return Mixture(log_weights, means, self.cov.map(lambda s: ratio(v * s, a.square() * s + v)))
 
+    def moved(self, shift: State) -> "Mixture":
+        """The same law, elsewhere."""
+        return replace(self, means=self.means + shift[:, None])
+
     def evidence(self, look: Look, y: Tensor, variance: Tensor) -> State:
         """Log density of y = A X + noise, shape (B,), nats."""
         seen = Seen.of(self.cov, look, variance)

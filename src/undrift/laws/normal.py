@@ -76,6 +76,10 @@ class Normal(Numbers):
         """The same law for some rows of the batch."""
         return Normal(self.mean[which], self.cov.rows(which))
 
+    def moved(self, shift: Tensor) -> "Normal":
+        """The same law, elsewhere."""
+        return Normal(self.mean + shift, self.cov)
+
     def evidence(self, look: Look, y: Tensor, variance: Tensor) -> Tensor:
         """Log density of y = A X + noise, shape (B,), nats."""
         return Seen.of(self.cov, look, variance).evidence(y - look.forward(self.mean))

@@ -1,0 +1,319 @@
+r"""The methods side by side: draw from p(x_0 | y) by name.
+
+Each row of `METHODS` says what a method costs, what it is exact for, and where it is from. The rows differ in the law that the
+likelihood is lifted under, or in how a sampler holds the problem; `docs/benchmarks/posteriors.md` has their measured errors.
+
+`auto` is twisted particles: weights correct what its own approximation gets wrong. It lifts under the denoiser's own law where
+that is more than a mean, and under the Jacobian's covariance where it is not, and draws from several times as many particles as
+are asked for.
+
+Checked by: tests/inverse/test_posterior.py
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undrift.core import CG, Shared
+from undrift.errors import PotentialError, ShapeError, TimeError
+from undrift.gaussian import DDIM
+from undrift.grids import Grid
+from undrift.guidance.potentials import Likelihood
+from undrift.guidance.second_order import Asked, isotropic, jacobian, second_order
+from undrift.guidance.twist import condition, twist, weigh
+from undrift.inverse.dps import DPS
+from undrift.laws import Law, Point
+from undrift.particles import Particles, smc
+from undrift.protocols import Denoiser
+from undrift.simulate import Ancestral, Step, sample
+
+__all__ = ["METHODS", "Method", "Posterior", "Problem", "posterior"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is given.
+
+    Attributes:
+        denoiser: of the prior.
+        likelihood: the measurement.
+        grid: where to stop.
+        event: shape of one sample.
+        n: samples wanted.
+        seed: of everything random.
+        data_std: standard deviation of the data about their mean, codec units, for methods that need the size of the prior.
+        particles: how many, for methods that weigh them.
+        dtype: of the states.
+        device: of the states.
+        prior: law of the state at the grid's first time, or None for the path's own at t = 1.
+        progress: wraps the loop.
+    """
+
+    denoiser: Denoiser
+    likelihood: Likelihood
+    grid: Grid
+    event: tuple[int, ...]
+    n: int
+    seed: int
+    data_std: float
+    particles: int
+    dtype: torch.dtype
+    device: torch.device | str
+    prior: Law | None
+    progress: Callable[[Iterator[Step]], Iterator[Step]]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Samples, and what is known of them.
+
+    Attributes:
+        samples: shape (n, *E).
+        method: its name.
+        particles: the weighted particles they were drawn from, with the evidence; None for methods without.
+        misfit: root mean square of the whitened residual (y - A x) / noise of every sample, shape (n,): about 1 where the
+            samples explain the measurement, whatever its size.
+    """
+
+    samples: Tensor
+    method: str
+    particles: Particles | None
+    misfit: Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        run: the method.
+        calls: denoiser calls on a grid.
+        products: vector-Jacobian products on a grid, at most, for m measurements.
+        exact: what it is exact for, in the limit of many steps.
+        source: paper.
+    """
+
+    run: Callable[[Problem], Tensor | Particles]
+    calls: Callable[[Grid], int]
+    products: Callable[[Grid, int], int]
+    exact: str
+    source: str
+
+
+def _guided(guide: Callable[[Problem], Any], stochasticity: float = 1.0) -> Callable[[Problem], Tensor]:
+    """A guide, run by DDIM."""
+    return lambda p: _sample(p, guide(p), DDIM(stochasticity))
+
+
+def _held(sampler: Callable[[Problem], Any]) -> Callable[[Problem], Tensor]:
+    """A sampler that holds the problem."""
+    return lambda p: _sample(p, p.denoiser, sampler(p))
+
+
+def _weighed(steer: Callable[[Problem], Any]) -> Callable[[Problem], Particles]:
+    """Particles."""
+
+    def run(p: Problem) -> Particles:
+        return smc(
+            steer(p),
+            p.grid,
+            event=p.event,
+            particles=p.particles,
+            rng=Shared(p.seed, p.device),
+            dtype=p.dtype,
+            device=p.device,
+            prior=p.prior,
+        )
+
+    return run
+
+
+def _sample(p: Problem, denoiser: Any, sampler: Any) -> Tensor:
+    return sample(
+        denoiser,
+        sampler,
+        p.grid,
+        (p.n, *p.event),
+        seed=p.seed,
+        dtype=p.dtype,
+        device=p.device,
+        prior=p.prior,
+        rng=lambda: Shared(p.seed, p.device),
+        progress=p.progress,
+    )
+
+
+_BROAD = jacobian(spread=True)
+
+
+def own(asked: Asked, mean: Tensor) -> Any:
+    """The denoiser's own law where it is more than a mean; the Jacobian's covariance where it is not."""
+    return _BROAD(asked, mean) if isinstance(asked.law, Point) else asked.law
+
+
+def _once(grid: Grid) -> int:
+    return grid.steps
+
+
+def _none(grid: Grid, m: int) -> int:
+    return 0
+
+
+def _one(grid: Grid, m: int) -> int:
+    return grid.steps
+
+
+def _solving(grid: Grid, m: int) -> int:
+    """A gradient, and a system of m equations, by at most m (or 32) products."""
+    return grid.steps * (1 + min(m, CG().iterations))
+
+
+METHODS: dict[str, Method] = {
+    "condition": Method(
+        lambda p: _sample(p, condition(p.denoiser, p.likelihood), Ancestral()),
+        _once,
+        _none,
+        "closed-form denoisers, in any number of steps",
+        "Bayes' rule",
+    ),
+    "zero": Method(
+        _guided(lambda p: twist(second_order(p.denoiser, "zero"), p.likelihood)),
+        _once,
+        _one,
+        "nothing; stiff",
+        "Chung et al. 2022, as a likelihood",
+    ),
+    "dps": Method(_held(lambda p: DPS(p.likelihood, p.data_std)), _once, _one, "nothing", "Chung et al. 2022 (2209.14687)"),
+    "pigdm": Method(
+        _guided(lambda p: twist(second_order(p.denoiser, isotropic(p.data_std)), p.likelihood)),
+        _once,
+        _one,
+        "isotropic Gaussian data",
+        "Song et al. 2023 (PiGDM)",
+    ),
+    "tmpd": Method(
+        _guided(lambda p: twist(second_order(p.denoiser, "row_sum"), p.likelihood)),
+        _once,
+        lambda grid, m: 2 * grid.steps,
+        "independent Gaussian coordinates",
+        "Boys et al. 2023 (2310.06721)",
+    ),
+    "mmps": Method(
+        _guided(lambda p: twist(second_order(p.denoiser, "jacobian"), p.likelihood)),
+        _once,
+        _solving,
+        "Gaussian data",
+        "Rozet et al. 2024 (2405.13712)",
+    ),
+    "tds": Method(
+        _weighed(lambda p: twist(second_order(p.denoiser, "jacobian"), p.likelihood)),
+        _once,
+        _solving,
+        "any data, with particles and steps",
+        "Wu et al. 2023 (2306.17775)",
+    ),
+    "fk": Method(
+        _weighed(lambda p: weigh(second_order(p.denoiser, isotropic(p.data_std)), p.likelihood)),
+        _once,
+        _none,
+        "any data, with particles and steps",
+        "Singhal et al. 2025 (2501.06848)",
+    ),
+    "auto": Method(
+        _weighed(lambda p: twist(second_order(p.denoiser, own), p.likelihood)),
+        _once,
+        lambda grid, m: _solving(grid, m) + grid.steps,
+        "any data, with particles and steps",
+        "twisted particles under the richest law the denoiser has",
+    ),
+}
+
+
+def posterior(
+    denoiser: Denoiser,
+    likelihood: Likelihood,
+    grid: Grid,
+    n: int,
+    *,
+    method: str,
+    event: tuple[int, ...],
+    seed: int,
+    data_std: float,
+    particles: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    prior: Law | None = None,
+    progress: Callable[[Iterator[Step]], Iterator[Step]] = iter,
+) -> Posterior:
+    """Draw samples of the clean end given a measurement.
+
+    Args:
+        denoiser: of the prior, on a Gaussian path.
+        likelihood: the measurement, from `gaussian_likelihood`; one for all samples.
+        grid: times, falling to the data.
+        n: samples wanted.
+        method: a key of `METHODS`; "auto" if in doubt.
+        event: shape E of one sample.
+        seed: of everything random.
+        data_std: standard deviation of the data about their mean, codec units: PiGDM, DPS and Feynman-Kac weights need the size
+            of the prior; the others do not look.
+        particles: for methods that weigh them; 4 n by default. Samples are drawn from them systematically.
+        dtype: of the states.
+        device: of the states.
+        prior: law of the state at the grid's first time, if that is not t = 1.
+        progress: wraps the loop of methods without particles, for a bar.
+
+    Returns:
+        Samples with their misfit, and the particles and the evidence where the method has them.
+
+    Raises:
+        PotentialError: no method of that name, no samples wanted, a measurement per sample, or a size of the data that is none.
+        ShapeError: the operator measures another event.
+        TimeError: the path is pure noise at the grid's first time, where no gradient exists: start the grid below it.
+
+    Checked by: tests/inverse/test_posterior.py
+    """
+    if method not in METHODS:
+        raise PotentialError(f"no method is called {method!r}; there are {', '.join(METHODS)}")
+    if n < 1 or not data_std > 0:
+        raise PotentialError(
+            f"at least one sample and a positive size of the data are needed, got n = {n}, data_std = {data_std:g}"
+        )
+    look_event = getattr(likelihood.look, "event", event)
+    if tuple(event) != tuple(look_event):
+        raise ShapeError(
+            f"samples of shape {tuple(event)} were asked for, and the operator measures events of shape {look_event}"
+        )
+    if likelihood.y.shape[0] != 1:
+        raise PotentialError(
+            f"{likelihood.y.shape[0]} measurements were given at once; draw from one posterior at a time, or run undrift.smc "
+            f"with problems={likelihood.y.shape[0]}"
+        )
+    start = torch.tensor(grid.times[0], dtype=torch.float64)
+    if float(denoiser.path.schedule.alpha(start)) == 0:
+        raise TimeError(
+            f"at t = {grid.times[0]:g} the state is pure noise and says nothing of the clean end, so nothing can be steered "
+            "there; start the grid just below, e.g. start=0.999, with prior=path.prior(like, 0.999)"
+        )
+    problem = Problem(
+        denoiser,
+        likelihood,
+        grid,
+        tuple(event),
+        n,
+        seed,
+        data_std,
+        4 * n if particles is None else particles,
+        dtype,
+        device,
+        prior,
+        progress,
+    )
+    made = METHODS[method].run(problem)
+    found = made if isinstance(made, Particles) else None
+    samples = made if found is None else found.draw(Shared(seed + 1, device), n)[0]
+    white = (likelihood.y.to(samples) - likelihood.look.forward(samples)) / likelihood.variance.to(samples).sqrt()
+    return Posterior(samples, method, found, white.square().mean(1).sqrt())
