@@ -92,7 +92,7 @@ def test_fine_steps_forget_all_but_a_weaker_scale():
     free = normal(torch.zeros(3, dtype=torch.float64), 2 * torch.eye(3, dtype=torch.float64))
     good, bad = gaussian.Exact(PATH, law), gaussian.Exact(PATH, free)
     errors = []
-    for steps in (200, 400):
+    for steps in (100, 200):
         grid = grids.uniform(None, steps, 0.9, 0.1)
         remembered = run(
             guidance.Projected(guidance.autoguidance(good, bad, 3.0), 1.0), guidance.Momentum(gaussian.DDIM(), beta), grid, X

@@ -11,8 +11,8 @@ Each has a floor: the same figure of real records. To have one at equal size, th
 two halves at random: one is the yardstick, the other stands for perfect samples, and as many samples are drawn as it has.
 
 The chosen scale has the least criterion. `within_noise` are those that cannot be told from it: their criterion differs by
-less than two standard errors over the repeats. The criterion of the chosen scale is a little flattered by having been
-chosen; report a final figure on data that had no say.
+less than two standard errors over the repeats (cautiously: all scales share their seeds, so their differences are surer). The
+criterion of the chosen scale is a little flattered by having been chosen; report a final figure on data that had no say.
 
 Checked by: tests/guidance/test_frontier.py
 """

@@ -32,7 +32,7 @@ from undrift.guidance import noise_interval
 from undrift.receipts.line import Line, flow, propagate
 from undrift.receipts.three import Strength, Three
 
-__all__ = ["PRINTED", "SCHEDULES", "Frontier", "GuidanceStrength", "Measured", "guidance_strength"]
+__all__ = ["PRINTED", "SCHEDULES", "Curve", "GuidanceStrength", "Measured", "guidance_strength"]
 
 TARGET = 2
 ETAS = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -86,7 +86,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class Curve:
     """What a schedule reaches.
 
     Attributes:
@@ -120,7 +120,7 @@ class GuidanceStrength:
 
     steps: int
     table: dict[str, tuple[Measured, ...]]
-    frontiers: tuple[Frontier, ...]
+    frontiers: tuple[Curve, ...]
     frontier_steps: int
 
     claim = "Guidance raises confidence and lowers entropy, monotonically, for SDE and ODE; early guidance costs less entropy."
@@ -192,14 +192,14 @@ def guidance_strength(
     """
     three = Three()
     table = {s: tuple(_measure(three, s, eta, 1 + eta, steps, quantiles) for eta in ETAS) for s in ("SDE", "ODE")}
-    frontiers: list[Frontier] = []
+    frontiers: list[Curve] = []
     for sampler in ("SDE", "ODE"):
         fine = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
         constant = tuple(_measure(three, sampler, eta, 1 + eta, frontier_steps, quantiles) for eta in fine)
-        frontiers.append(Frontier(sampler, "constant", constant, (0.0, 0.0)))
+        frontiers.append(Curve(sampler, "constant", constant, (0.0, 0.0)))
         for name, build in SCHEDULES.items():
             points = tuple(_measure(three, sampler, eta, build(three, eta), frontier_steps, quantiles) for eta in etas)
-            frontiers.append(Frontier(sampler, name, points, _gain(points, constant)))
+            frontiers.append(Curve(sampler, name, points, _gain(points, constant)))
     return GuidanceStrength(steps, table, tuple(frontiers), frontier_steps)
 
 
