@@ -14,7 +14,7 @@ from undrift.receipts.three import Three
 
 @pytest.fixture(scope="module")
 def receipt():
-    return receipts.guidance_strength(steps=200, frontier_steps=30, etas=(1.0, 4.0), quantiles=500)
+    return receipts.guidance_strength(steps=200, frontier_steps=30, etas=(1.0, 4.0), quantiles=2000)
 
 
 @pytest.mark.parametrize("sampler", ["SDE", "ODE"])
