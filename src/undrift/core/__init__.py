@@ -2,8 +2,8 @@
 
 from undrift.core.broadcast import check_order, check_state, pad, scalars
 from undrift.core.covariance import Covariance
-from undrift.core.krylov import CG
+from undrift.core.krylov import CG, RowSum
 from undrift.core.random import PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
 
-__all__ = ["CG", "Covariance", "Look", "PerSample", "Random", "Seen", "Shared", "check_order", "check_state", "pad", "scalars"]
+__all__ = ["CG", "Covariance", "Look", "PerSample", "Random", "RowSum", "Seen", "Shared", "check_order", "check_state", "pad", "scalars"]

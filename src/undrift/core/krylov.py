@@ -12,11 +12,21 @@ Source: Hestenes and Stiefel 1952. Checked by: tests/core/test_krylov.py (dense 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["CG", "Solved"]
+__all__ = ["CG", "RowSum", "Solved", "System"]
+
+
+@runtime_checkable
+class System(Protocol):
+    """A way to solve (A C A^T + R) x = b, exactly or not."""
+
+    def system(self, seen: Callable[[Tensor], Tensor], noise: Tensor, b: Tensor) -> Tensor:
+        """Shape (B, m)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class CG:
     iterations: int = 32
     tolerance: float = 1e-6
 
+    def system(self, seen: Callable[[Tensor], Tensor], noise: Tensor, b: Tensor) -> Tensor:
+        """Solve (A C A^T + R) x = b: `seen` is the product with A C A^T, `noise` the diagonal of R, shape (m,) or (1,)."""
+        return self.solve(lambda v: seen(v) + noise * v, b).x
+
     def solve(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Solved:
         """Solve S x = b from x = 0; `product` maps (B, m) to (B, m).
 
@@ -72,3 +86,17 @@ class CG:
             rr = new
         residual = torch.where(start > 0, (rr / torch.where(start > 0, start, 1.0)).sqrt(), 0.0)[..., 0]
         return Solved(x, residual, spent)
+
+
+@dataclass(frozen=True)
+class RowSum:
+    """Takes A C A^T for the diagonal matrix of its row sums: one product in place of a solve, exact for one measurement.
+
+    A row sum below zero is no variance and counts as 0: what is left there is the noise.
+
+    Source: Boys et al. 2023 (TMPD, 2310.06721), section 3. Checked by: tests/core/test_row_sum.py
+    """
+
+    def system(self, seen: Callable[[Tensor], Tensor], noise: Tensor, b: Tensor) -> Tensor:
+        """B / (row sums + R), shape (B, m)."""
+        return b / (seen(torch.ones_like(b)).clamp_min(0) + noise)

@@ -4,17 +4,18 @@ r"""Second-order laws: a denoiser that answers with a mean, given a covariance a
 
 (Tweedie, second order.) A Gaussian likelihood lifted under the answer is, by the covariance alone,
 
-=============  ==========================================================  =====================================
-`cov`          C                                                           method
-=============  ==========================================================  =====================================
-zero           0                                                           DPS, Chung et al. 2022, without its step size
-isotropic(s)   s^2 sigma^2 / (alpha^2 s^2 + sigma^2) I                     PiGDM, Song et al. 2023
-row_sum        diag of (sigma^2/alpha) J 1, one product                    TMPD, Boys et al. 2023
-diagonal       diag of (sigma^2/alpha) J, d products                       TMPD's exact diagonal
-jacobian       (sigma^2/alpha) J by products                               MMPS, Rozet et al. 2024
-full           (sigma^2/alpha) J written out, d products                   the same, with a determinant
-exact          the law's own covariance                                    for closed-form denoisers
-=============  ==========================================================  =====================================
+==================  =============================================  ==========================================
+`cov`               C                                              method
+==================  =============================================  ==========================================
+zero                0                                              DPS as a likelihood, Chung et al. 2022
+isotropic(s)        s^2 sigma^2 / (alpha^2 s^2 + sigma^2) I        PiGDM, Song et al. 2023
+row_sum             diagonal of (sigma^2/alpha) J 1                TMPD's trick at the event; one product
+jacobian(RowSum())  (sigma^2/alpha) J, A C A^T by its row sums     TMPD, Boys et al. 2023
+diagonal            diagonal of (sigma^2/alpha) J                  d products
+jacobian            (sigma^2/alpha) J by products                  MMPS, Rozet et al. 2024
+full                (sigma^2/alpha) J written out                  the same, with its determinant; d products
+exact               the law's own covariance                       for closed-form denoisers
+==================  =============================================  ==========================================
 
 A *product* is one vector-Jacobian product of the denoiser, about the cost of one more call. The covariance is held: the
 gradient of a lifted potential flows through the mean.
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import CG, Covariance
+from undrift.core.krylov import System
 from undrift.errors import LawError
 from undrift.laws import Implicit, Normal, Point
 from undrift.typing import State, Time
@@ -61,12 +63,22 @@ class Asked:
         return self._spread(pulled)
 
     def columns(self) -> Tensor:
-        """C e_i for every coordinate, shape (B, d, d): d products in one batch."""
+        """C e_i for every coordinate, shape (B, d, d): d products in one batch.
+
+        Raises:
+            LawError: the denoiser's backward pass cannot be batched.
+        """
         d = self.mean[0].numel()
         eye = torch.eye(d, dtype=self.mean.dtype, device=self.mean.device).reshape(d, 1, *self.mean.shape[1:])
-        (pulled,) = torch.autograd.grad(
-            self.mean, self.x, eye.expand(d, *self.mean.shape), retain_graph=True, is_grads_batched=True
-        )
+        try:
+            (pulled,) = torch.autograd.grad(
+                self.mean, self.x, eye.expand(d, *self.mean.shape), retain_graph=True, is_grads_batched=True
+            )
+        except RuntimeError as error:
+            raise LawError(
+                f"the columns of this denoiser's Jacobian cannot be had in one batch ({error}); take 'jacobian' or 'row_sum', "
+                "whose products come one at a time"
+            ) from error
         return torch.stack([self._spread(row) for row in pulled], 1).flatten(2)
 
     def _spread(self, v: Tensor) -> Tensor:
@@ -126,7 +138,7 @@ def exact(asked: Asked, mean: Tensor) -> Normal:
     return Normal(mean, Covariance.full(covariance().detach().expand(mean.shape[0], -1, -1)))
 
 
-def jacobian(solver: CG | None = None, *, spread: bool = False) -> Spread:
+def jacobian(solver: System | None = None, *, spread: bool = False) -> Spread:
     """C by products; linear systems by conjugate gradients with the given settings.
 
     Args:
@@ -156,7 +168,7 @@ COVARIANCES: dict[str, Spread] = {
     "full": full,
     "exact": exact,
 }
-"""Covariances by name; `isotropic(data_std)` and `jacobian(CG(...))` take settings and are given as they are."""
+"""Covariances by name; `isotropic(data_std)`, `jacobian(CG(...))` and `jacobian(RowSum())` take settings and are given as they are."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class DPS:
         return tabulate(self, path, grid, (from_state, from_clean, variance.sqrt(), pull))
 
     def _unit(self, path: Any, t: Tensor) -> Tensor:
-        """Alpha over that of the unit-variance clock at the same noise: sqrt(alpha^2 + sigma^2 / data_std^2), finite everywhere."""
+        """Alpha over that of the unit-variance clock at the same noise: sqrt(alpha^2 + sigma^2 / data_std^2)."""
         return (path.schedule.alpha(t).square() + path.schedule.sigma(t).square() / self.data_std**2).sqrt()
 
     def init(self, x: Tensor) -> None:

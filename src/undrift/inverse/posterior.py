@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import CG, Shared
+from undrift.core import CG, RowSum, Shared
 from undrift.errors import PotentialError, ShapeError, TimeError
 from undrift.gaussian import DDIM
 from undrift.grids import Grid
@@ -195,10 +195,10 @@ METHODS: dict[str, Method] = {
         "Song et al. 2023 (PiGDM)",
     ),
     "tmpd": Method(
-        _guided(lambda p: twist(second_order(p.denoiser, "row_sum"), p.likelihood)),
+        _guided(lambda p: twist(second_order(p.denoiser, jacobian(RowSum())), p.likelihood)),
         _once,
         lambda grid, m: 2 * grid.steps,
-        "independent Gaussian coordinates",
+        "Gaussian data, one measurement",
         "Boys et al. 2023 (2310.06721)",
     ),
     "mmps": Method(

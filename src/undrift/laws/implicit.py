@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import CG, Covariance, Look, Random
+from undrift.core import Covariance, Look, Random
+from undrift.core.krylov import System
 from undrift.core.seen import white_log_prob
 from undrift.errors import LawError
 from undrift.laws.normal import Normal
@@ -36,7 +37,7 @@ class Implicit(Numbers):
 
     mean: State
     product: Callable[[Tensor], Tensor]
-    solver: CG
+    solver: System
     spread: Tensor | None = None
 
     def sample(self, rng: Random) -> Tensor:
@@ -108,7 +109,7 @@ class Implicit(Numbers):
 
     def _solve(self, look: Look, residual: Tensor, variance: Tensor) -> Tensor:
         noise = variance.to(residual)
-        return self.solver.solve(lambda v: look.forward(self.product(look.adjoint(v))) + noise * v, residual).x
+        return self.solver.system(lambda v: look.forward(self.product(look.adjoint(v))), noise, residual)
 
 
 class _Quadratic(torch.autograd.Function):
