@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -282,7 +282,7 @@ class Stacked(Operator):
         return torch.stack(back).sum(0)
 
 
-def as_operator(a: "Operator | Tensor | Callable[[Tensor], Tensor]", event: Sequence[int] | None = None) -> Operator:
+def as_operator(a: Any, event: Sequence[int] | None = None) -> Operator:
     """An operator from what people have: an operator, a matrix (m, d), a boolean mask of an event's shape, a linear function.
 
     Args:

@@ -6,4 +6,17 @@ from undrift.core.krylov import CG, RowSum
 from undrift.core.random import PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
 
-__all__ = ["CG", "Covariance", "Look", "PerSample", "Random", "RowSum", "Seen", "Shared", "check_order", "check_state", "pad", "scalars"]
+__all__ = [
+    "CG",
+    "Covariance",
+    "Look",
+    "PerSample",
+    "Random",
+    "RowSum",
+    "Seen",
+    "Shared",
+    "check_order",
+    "check_state",
+    "pad",
+    "scalars",
+]

@@ -159,7 +159,7 @@ class Covariance:
         basis = None if self.basis is None else pick(self.basis, component)
         return Covariance(pick(self.values, component), pick(self.tail, component), basis, self.dim)
 
-    def rows(self, which: slice) -> "Covariance":
+    def rows(self, which: slice | Tensor) -> "Covariance":
         """The same covariance for some rows of the batch; a shared one (batch shape (1, ...)) stays shared."""
         values, tail = (v if v.shape[0] == 1 else v[which] for v in (self.values, self.tail))
         basis = self.basis if self.basis is None or self.basis.shape[0] == 1 else self.basis[which]

@@ -168,7 +168,7 @@ COVARIANCES: dict[str, Spread] = {
     "full": full,
     "exact": exact,
 }
-"""Covariances by name; `isotropic(data_std)`, `jacobian(CG(...))` and `jacobian(RowSum())` take settings and are given as they are."""
+"""Covariances by name; `isotropic(data_std)` and `jacobian(solver)` take settings and are given as they are."""
 
 
 @dataclass(frozen=True)

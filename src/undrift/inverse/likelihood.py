@@ -9,6 +9,7 @@ Checked by: tests/inverse/test_likelihood.py
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +17,12 @@ from torch import Tensor
 from undrift.core.seen import white_log_prob
 from undrift.errors import PotentialError, ShapeError
 from undrift.guidance.potentials import Likelihood, Potential
-from undrift.operators import Operator, as_operator
+from undrift.operators import as_operator
 
 __all__ = ["Measurement", "gaussian_likelihood", "measurement"]
 
 
-def gaussian_likelihood(
-    y: Tensor, a: Operator | Tensor | Callable[[Tensor], Tensor], noise: float | Tensor, *, event: Sequence[int] | None = None
-) -> Likelihood:
+def gaussian_likelihood(y: Any, a: Any, noise: float | Tensor, *, event: Sequence[int] | None = None) -> Likelihood:
     """The potential log N(y; A x_0, noise^2).
 
     Args:

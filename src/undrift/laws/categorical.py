@@ -84,7 +84,7 @@ class Categorical:
         impossible = (other.log_probs == -torch.inf) | (self.log_probs == -torch.inf)
         return Categorical(torch.log_softmax(torch.where(impossible, -torch.inf, guided), -1))
 
-    def rows(self, which: slice) -> "Categorical":
+    def rows(self, which: slice | Tensor) -> "Categorical":
         """The same law for some rows of the batch."""
         return Categorical(shared_rows(self.log_probs, which))
 
@@ -98,8 +98,8 @@ class Categorical:
         sites = prod(event)
         if symbols**sites > ENUMERABLE:
             raise LawError(
-                f"{symbols} symbols at {sites} sites make {symbols**sites} events, more than the {ENUMERABLE} that are written out; "
-                "weigh particles by the reward instead (undrift.smc with guidance.monte_carlo)"
+                f"{symbols} symbols at {sites} sites make {symbols**sites} events, more than the {ENUMERABLE} that are written "
+                "out; weigh particles by the reward instead (undrift.smc with guidance.monte_carlo)"
             )
         atoms = torch.tensor(list(product(range(symbols), repeat=sites)), device=self.log_probs.device)
         flat = self.log_probs.flatten(1, -2) if sites > 1 or event else self.log_probs[:, None]

@@ -55,7 +55,7 @@ class Implicit(Numbers):
         """The kernel at the mean, or averaged over the spread around it."""
         return self.stepping.through(kernel)
 
-    def rows(self, which: slice) -> Point | Normal:
+    def rows(self, which: slice | Tensor) -> Point | Normal:
         """Some rows, as a step back takes them: the products stay with their batch."""
         return self.stepping.rows(which)
 

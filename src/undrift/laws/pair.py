@@ -30,7 +30,7 @@ class Pair:
         """The clean end through the kernel: a step back needs no more."""
         return self.x_0.through(kernel)
 
-    def rows(self, which: slice) -> "Pair":
+    def rows(self, which: slice | Tensor) -> "Pair":
         """The same law for some rows of the batch."""
         return Pair(self.x_0.rows(which), self.x_1.rows(which))
 

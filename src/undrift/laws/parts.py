@@ -20,7 +20,7 @@ def strength(scale: float | Tensor, like: Tensor) -> float | Tensor:
     return column(scale.to(like.device), like) if torch.is_tensor(scale) else scale
 
 
-def shared_rows(values: Tensor, which: slice) -> Tensor:
+def shared_rows(values: Tensor, which: slice | Tensor) -> Tensor:
     """Rows of a tensor whose leading axis is the batch, or 1 and shared by it."""
     return values if values.shape[0] == 1 else values[which]
 

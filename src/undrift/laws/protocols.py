@@ -24,8 +24,8 @@ class Clean(Law, Protocol):
         """Law of Y where X follows this law and Y | X follows `kernel`."""
         ...
 
-    def rows(self, which: slice) -> Any:
-        """The same law for some rows of the batch."""
+    def rows(self, which: slice | Tensor) -> Any:
+        """The same law for some rows of the batch: a slice, or indices, shape (n,)."""
         ...
 
     def extrapolate(self, other: Any, scale: float | Tensor) -> Any:
