@@ -61,6 +61,6 @@ def test_it_is_drawn_and_tabulated(receipt, tmp_path):
     file = receipt.picture(tmp_path / "deep" / "strength.png")
     assert file.read_bytes().startswith(b"\x89PNG")
     rows = receipt.rows()
-    assert rows[2] == ("SDE", "constant", "1", f"{receipt.table['SDE'][1].confidence:.4f}", rows[2][4], "0.907, 1.200")
+    assert rows[2] == ("SDE", "constant", "1", f"{receipt.table['SDE'][1].confidence:.4f}", rows[2][4], "printed: 0.907, 1.200")
     assert all(len(row) == len(rows[0]) for row in rows)
     assert set(receipts.RECEIPTS) == {"guidance_strength", "centre_split"}

@@ -39,6 +39,20 @@ def demo(
         print_report(result)
 
 
+@app.command()
+def receipts(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; all by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the numbers.")] = Path("runs/receipts"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
+) -> None:
+    """What the theory claims, run and measured: a table and a picture for each claim."""
+    from undrift.cli.receipts import run
+
+    results = run(names or [], out, quiet=as_json)
+    if as_json:
+        print(json.dumps(results, indent=2))
+
+
 def main() -> None:
     """Run the command line; an error of undrift's own, or of the disk, is one line and not a traceback."""
     try:

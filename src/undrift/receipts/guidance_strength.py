@@ -127,15 +127,16 @@ class GuidanceStrength:
 
     def rows(self) -> list[tuple[str, ...]]:
         """A table of strings: the strengths beside the printed figures, then the gain of every schedule."""
-        out = [("sampler", "schedule", "eta", "confidence", "entropy", "printed")]
+        out = [("sampler", "schedule", "eta", "confidence", "entropy", "beside")]
         for sampler, points in self.table.items():
             for point, confidence, entropy in zip(points, *PRINTED[sampler], strict=True):
                 figures = (f"{point.eta:g}", f"{point.confidence:.4f}", f"{point.entropy:.3f}")
-                out.append((sampler, "constant", *figures, f"{confidence:.4g}, {entropy:.3f}"))
-        for f in self.frontiers:
-            for p in f.points:
+                out.append((sampler, "constant", *figures, f"printed: {confidence:.4g}, {entropy:.3f}"))
+        for f in (f for f in self.frontiers if f.schedule != "constant"):
+            for i, p in enumerate(f.points):
                 figures = (f"{p.eta:g}", f"{p.confidence:.4f}", f"{p.entropy:.3f}")
-                out.append((f.sampler, f.schedule, *figures, f"gain {f.gain[0]:+.3f} to {f.gain[1]:+.3f}"))
+                gain = f"entropy gained: {f.gain[0]:+.3f} to {f.gain[1]:+.3f}" if i == 0 else ""
+                out.append((f.sampler, f.schedule, *figures, gain))
         return out
 
     def picture(self, file: Path) -> Path:
