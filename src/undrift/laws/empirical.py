@@ -9,6 +9,7 @@ from torch import Tensor
 
 from undrift.core import Look, Random
 from undrift.errors import LawError
+from undrift.laws.mass import in_box, indicator
 from undrift.laws.parts import check_probabilities, draw_index, expect, look, noisy_look, shared_rows
 from undrift.laws.point import Numbers, Reward
 from undrift.laws.protocols import Kernel
@@ -52,7 +53,7 @@ class Empirical(Numbers):
         weights = self.log_weights.exp()
         return (weights @ centred.square() - (weights @ centred).square()).reshape(-1, *self.atoms.shape[1:])
 
-    def rows(self, which: slice) -> "Empirical":
+    def rows(self, which: slice | Tensor) -> "Empirical":
         """The same law for some rows of the batch."""
         return replace(self, log_weights=shared_rows(self.log_weights, which))
 
@@ -120,6 +121,13 @@ class Empirical(Numbers):
     def tilt(self, direction: Tensor) -> "Empirical":
         """Proportional to p(x) exp(direction . x)."""
         return self._weigh(direction.flatten(1) @ self.atoms.flatten(1).mT)
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Log P(low <= X <= high), shape (B,), nats; bounds broadcast against the event, and may be infinite.
+
+        Checked by: tests/laws/test_log_mass.py::test_points_and_atoms_are_in_or_out
+        """
+        return torch.logsumexp(self.log_weights + indicator(in_box(self.atoms, low, high), self.log_weights), -1)
 
     def log_mean_exp(self, reward: Reward) -> Tensor:
         """Log E exp r(X), shape (B,): the reward is asked once, of all atoms."""

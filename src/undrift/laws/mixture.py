@@ -9,6 +9,7 @@ from torch import Tensor
 from undrift.core import Covariance, Look, Random, Seen
 from undrift.core.covariance import pick
 from undrift.laws.kernels import Affine
+from undrift.laws.mass import box_log_mass
 from undrift.laws.normal import Normal
 from undrift.laws.parts import (
     check_probabilities,
@@ -75,7 +76,7 @@ class Mixture(Numbers):
         between = torch.einsum("bk,bkd,bke->bde", weights.expand(offset.shape[:2]), offset, offset)
         return weighted(weights, self.cov.dense()) + between
 
-    def rows(self, which: slice) -> "Mixture":
+    def rows(self, which: slice | Tensor) -> "Mixture":
         """The same law for some rows of the batch."""
         return Mixture(shared_rows(self.log_weights, which), shared_rows(self.means, which), self.cov.rows(which))
 
@@ -126,6 +127,17 @@ class Mixture(Numbers):
         moved = seen.move(residual)
         means = self.means + moved.reshape(*moved.shape[:2], *self.means.shape[2:])
         return Mixture(log_weights, means, seen.left())
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Log P(low <= X <= high), shape (B,), nats; bounds broadcast against the event, and may be infinite.
+
+        Raises:
+            LawError: more than one coordinate is bounded, and the covariance may tie them together.
+
+        Checked by: tests/laws/test_log_mass.py::test_mixtures_weigh_their_components
+        """
+        inside = box_log_mass(self.means.flatten(2), self.cov, low, high, self.means.shape[2:])
+        return torch.logsumexp(self.log_weights + inside, -1)
 
     def log_mgf(self, direction: Tensor) -> Tensor:
         """Log E exp(direction . X), shape (B,)."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import Covariance, Look, Random, Seen
+from undrift.laws.mass import box_log_mass
 from undrift.laws.parts import column, expect, gaussian_log_prob, look, ratio
 from undrift.laws.point import Numbers
 from undrift.typing import State
@@ -72,7 +73,7 @@ class Normal(Numbers):
         mean = self.mean + step.reshape(y.shape)
         return Normal(mean, self.cov.map(lambda s: ratio(v * s, a.square() * s + v)))
 
-    def rows(self, which: slice) -> "Normal":
+    def rows(self, which: slice | Tensor) -> "Normal":
         """The same law for some rows of the batch."""
         return Normal(self.mean[which], self.cov.rows(which))
 
@@ -88,6 +89,16 @@ class Normal(Numbers):
         """Law of X given y = A X + noise: the Kalman update."""
         seen = Seen.of(self.cov, look, variance)
         return Normal(self.mean + seen.move(y - look.forward(self.mean)).reshape(self.mean.shape), seen.left())
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Log P(low <= X <= high), shape (B,), nats; bounds broadcast against the event, and may be infinite.
+
+        Raises:
+            LawError: more than one coordinate is bounded, and the covariance may tie them together.
+
+        Checked by: tests/laws/test_log_mass.py::test_the_mass_of_an_interval_keeps_its_digits
+        """
+        return box_log_mass(self.mean.flatten(1), self.cov, low, high, self.mean.shape[1:])
 
     def log_mgf(self, direction: Tensor) -> Tensor:
         """Log E exp(direction . X) = g.m + g.C g / 2, shape (B,)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from undrift.core import Look, Random
 from undrift.errors import LawError
+from undrift.laws.mass import in_box, indicator
 from undrift.laws.parts import noisy_look, shared_rows, strength
 from undrift.laws.protocols import Density, Kernel
 
@@ -83,7 +84,7 @@ class Point(Numbers):
         """Unchanged: nothing is left to learn."""
         return Point(self.value.expand(y.shape[0], *self.value.shape[1:]))
 
-    def rows(self, which: slice) -> "Point":
+    def rows(self, which: slice | Tensor) -> "Point":
         """The same law for some rows of the batch."""
         return Point(shared_rows(self.value, which))
 
@@ -106,6 +107,13 @@ class Point(Numbers):
     def tilt(self, direction: Tensor) -> "Point":
         """Unchanged: a point has nowhere to lean."""
         return self
+
+    def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
+        """Log P(low <= X <= high), shape (B,), nats; bounds broadcast against the event, and may be infinite.
+
+        Checked by: tests/laws/test_log_mass.py::test_points_and_atoms_are_in_or_out
+        """
+        return indicator(in_box(self.value, low, high), self.value)
 
     def log_mean_exp(self, reward: Reward) -> Tensor:
         """The reward at the value, shape (B,)."""
