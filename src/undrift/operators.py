@@ -62,17 +62,25 @@ class Operator(ABC):
             )
         return self.forward(x)
 
-    @cached_property
+    @property
     def matrix(self) -> Tensor:
         """The dense matrix, shape (m, d), written out once: m adjoints in one batch."""
-        return self.adjoint(torch.eye(self.measurements, dtype=self.dtype)).flatten(1)
+        return self._matrix
 
-    @cached_property
+    @property
     def svd(self) -> SVD:
         """Its singular value decomposition, directions of singular value 0 dropped; made once.
 
         Checked by: tests/test_operators.py::test_singular_values_rebuild_the_matrix
         """
+        return self._svd
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        return self.adjoint(torch.eye(self.measurements, dtype=self.dtype)).flatten(1)
+
+    @cached_property
+    def _svd(self) -> SVD:
         left, values, right = torch.linalg.svd(self.matrix, full_matrices=False)
         rank = int((values > values[0] * max(self.matrix.shape) * torch.finfo(values.dtype).eps).sum()) if len(values) else 0
         return SVD(left[:, :rank], values[:rank], right[:rank].mT)
@@ -121,7 +129,7 @@ class Matrix(Operator):
         """That of the values."""
         return self.values.dtype
 
-    @cached_property
+    @property
     def matrix(self) -> Tensor:
         """The values."""
         return self.values
@@ -299,7 +307,7 @@ def as_operator(a: Any, event: Sequence[int] | None = None) -> Operator:
     if isinstance(a, Tensor):
         return Mask(a) if a.dtype == torch.bool else Matrix(a, tuple(event or ()))
     if callable(a) and event is not None:
-        return Function(a, tuple(event))
+        return Function(a, tuple(event))  # pyright: ignore[reportArgumentType]
     raise OperatorError(
         f"a measurement is a matrix (m, d), a boolean mask, a linear function with event=(shape of one event), or an operator; "
         f"got {type(a).__name__}" + ("" if not callable(a) else " without event=")

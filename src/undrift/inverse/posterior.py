@@ -84,6 +84,10 @@ class Posterior:
     misfit: Tensor
 
 
+Drawn = tuple[Tensor, Particles | None]
+"""Samples, and the particles they were drawn from if a method has them."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table.
@@ -96,28 +100,28 @@ class Method:
         source: paper.
     """
 
-    run: Callable[[Problem], Tensor | Particles]
+    run: Callable[[Problem], Drawn]
     calls: Callable[[Grid], int]
     products: Callable[[Grid, int], int]
     exact: str
     source: str
 
 
-def _guided(guide: Callable[[Problem], Any], stochasticity: float = 1.0) -> Callable[[Problem], Tensor]:
+def _guided(guide: Callable[[Problem], Any], stochasticity: float = 1.0) -> Callable[[Problem], Drawn]:
     """A guide, run by DDIM."""
     return lambda p: _sample(p, guide(p), DDIM(stochasticity))
 
 
-def _held(sampler: Callable[[Problem], Any]) -> Callable[[Problem], Tensor]:
+def _held(sampler: Callable[[Problem], Any]) -> Callable[[Problem], Drawn]:
     """A sampler that holds the problem."""
     return lambda p: _sample(p, p.denoiser, sampler(p))
 
 
-def _weighed(steer: Callable[[Problem], Any]) -> Callable[[Problem], Particles]:
+def _weighed(steer: Callable[[Problem], Any]) -> Callable[[Problem], Drawn]:
     """Particles."""
 
-    def run(p: Problem) -> Particles:
-        return smc(
+    def run(p: Problem) -> Drawn:
+        found = smc(
             steer(p),
             p.grid,
             event=p.event,
@@ -127,12 +131,13 @@ def _weighed(steer: Callable[[Problem], Any]) -> Callable[[Problem], Particles]:
             device=p.device,
             prior=p.prior,
         )
+        return found.draw(Shared(p.seed + 1, p.device), p.n)[0], found
 
     return run
 
 
-def _sample(p: Problem, denoiser: Any, sampler: Any) -> Tensor:
-    return sample(
+def _sample(p: Problem, denoiser: Any, sampler: Any) -> Drawn:
+    samples = sample(
         denoiser,
         sampler,
         p.grid,
@@ -144,6 +149,7 @@ def _sample(p: Problem, denoiser: Any, sampler: Any) -> Tensor:
         rng=lambda: Shared(p.seed, p.device),
         progress=p.progress,
     )
+    return samples, None
 
 
 _BROAD = jacobian(spread=True)
@@ -312,8 +318,6 @@ def posterior(
         prior,
         progress,
     )
-    made = METHODS[method].run(problem)
-    found = made if isinstance(made, Particles) else None
-    samples = made if found is None else found.draw(Shared(seed + 1, device), n)[0]
+    samples, found = METHODS[method].run(problem)
     white = (likelihood.y.to(samples) - likelihood.look.forward(samples)) / likelihood.variance.to(samples).sqrt()
     return Posterior(samples, method, found, white.square().mean(1).sqrt())
