@@ -5,7 +5,6 @@ million, seeds fixed), and the standard errors are below the share of Z stated i
 would be seen.
 """
 
-import inspect
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +13,8 @@ import pytest
 import torch
 
 from oracles import F64, Counted, MeanOnly, draws, mixture, time
-from undrift import bridge, discrete, gaussian, grids, laws, particles
+from undrift import bridge, discrete, gaussian, grids, particles
 from undrift.core import CG, Covariance, PerSample, Shared
-from undrift.core import covariance as core_covariance
 from undrift.errors import GridError, NonFiniteError, PotentialError, ShapeError, TimeError
 from undrift.evidence import sliced_w2
 from undrift.guidance import Likelihood, Linear, Potential, Reward, condition, jacobian, monte_carlo, second_order, twist, weigh
@@ -31,17 +29,6 @@ LOOK = Likelihood(Matrix(draws((2, D), 1)), draws((1, 2), 2), time([0.5, 0.8]))
 PATH = gaussian.Path(VP())
 EXACT = gaussian.Exact(PATH, DATA)
 GRID = grids.log_snr(PATH.schedule, 8, sigma_min=0.05)
-
-
-@pytest.fixture(autouse=True)
-def rows_by_index(monkeypatch):
-    """Particles take rows of laws by index; the laws' annotations name slices only, and the tests check annotations."""
-    for module in (core_covariance, *(m for n, m in vars(laws).items() if inspect.ismodule(m) and n != "protocols")):
-        for thing in vars(module).values():
-            if inspect.isclass(thing) and hasattr(thing, "rows") and thing.__module__ == module.__name__:
-                monkeypatch.setattr(thing, "rows", inspect.unwrap(thing.rows))
-        if hasattr(module, "shared_rows"):
-            monkeypatch.setattr(module, "shared_rows", inspect.unwrap(module.shared_rows))
 
 
 def start(rows: int, t: float = 1.0, data: Mixture = DATA) -> Any:

@@ -5,6 +5,7 @@ float64. Monte Carlo lifts use fixed seeds; where a rate is measured, its tolera
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -238,6 +239,22 @@ def test_arbitrary_rewards_say_what_to_do_under_gaussians():
             Reward(wave).absorb(LAWS[name])
     with pytest.raises(LawError, match="monte_carlo"):
         Reward(wave).lift(Implicit(draws((1, D), 0), torch.zeros_like, CG()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_law
+def test_a_law_keeps_its_dtype_under_potentials_of_another(name, dtype):
+    """A potential is stated once, in any precision; the states' own is kept (within single precision of the answer)."""
+    law = LAWS[name]
+    tensors = {k: v.to(dtype) for k, v in vars(law).items() if torch.is_tensor(v)}
+    if hasattr(law, "cov"):
+        c = law.cov
+        tensors["cov"] = Covariance(*(None if v is None else v.to(dtype) for v in (c.values, c.tail, c.basis)), c.dim)
+    cast = replace(law, **tensors)
+    for potential in (look(A, Y, R, 0.1), Linear(G), look(A, Y, R) & Linear(G)):
+        assert potential.lift(cast).dtype == dtype
+        assert potential.absorb(cast).mean.dtype == dtype
+        torch.testing.assert_close(potential.lift(cast).double(), potential.lift(law), rtol=1e-4, atol=1e-4)
 
 
 # Negation.

@@ -95,6 +95,20 @@ def test_row_sums_below_zero_are_no_variance():
     torch.testing.assert_close(got[1], c.sum(1)[1], rtol=1e-9, atol=0)
 
 
+@every_clock
+@every_time
+def test_the_spread_of_a_trace_is_exact_for_isotropic_data(clock, when):
+    """One probe of signs finds the trace of a multiple of the identity exactly, and of any diagonal matrix."""
+    t = TIMES[when]
+    for cov in (Covariance.isotropic(time([0.6**2]), D), Covariance.diagonal(0.2 + draws((1, D), 9).square())):
+        exact = model(clock, Normal(draws((1, *EVENT), 0), cov))
+        x = states(GAUSSIAN)
+        law = second_order(MeanOnly(exact), jacobian(spread=True))(x, t)
+        assert law.spread.shape == (B,)
+        close(law.spread, exact(x, t).covariance().diagonal(dim1=1, dim2=2).mean(1))
+        assert not law.spread.requires_grad
+
+
 class Pass(torch.autograd.Function):
     """The identity, whose backward is counted: one entry a vector-Jacobian pass."""
 

@@ -4,7 +4,6 @@ The oracle conditions a mixture by natural parameters (sums of precisions), whic
 that it judges. float64. The particle runs at the end have fixed seeds; see there for what they are held to.
 """
 
-import inspect
 import itertools
 import math
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ import pytest
 import torch
 
 from oracles import F64, SCHEDULES, Counted, MeanOnly, draws, mixture, normal, run, spd, time
-from undrift import discrete, gaussian, grids, laws
+from undrift import discrete, gaussian, grids
 from undrift.bridge import Path as BridgePath
 from undrift.bridge import Pinned
 from undrift.core import CG, Covariance, Shared
-from undrift.core import covariance as core_covariance
 from undrift.errors import LawError, PotentialError, ScheduleError, ShapeError
 from undrift.evidence import sliced_w2
 from undrift.gaussian import Exact, ExactConditional, LabelledMixture
@@ -40,18 +38,6 @@ from undrift.operators import Matrix
 from undrift.particles import smc
 from undrift.schedules import BrownianBridge
 from undrift.simulate import Ancestral
-
-
-@pytest.fixture
-def rows_by_index(monkeypatch):
-    """Particles take rows of laws by index; the laws' annotations name slices only, and the tests check annotations."""
-    for module in (core_covariance, *(m for n, m in vars(laws).items() if inspect.ismodule(m) and n != "protocols")):
-        for thing in vars(module).values():
-            if inspect.isclass(thing) and hasattr(thing, "rows") and thing.__module__ == module.__name__:
-                monkeypatch.setattr(thing, "rows", inspect.unwrap(thing.rows))
-        if hasattr(module, "shared_rows"):
-            monkeypatch.setattr(module, "shared_rows", inspect.unwrap(module.shared_rows))
-
 
 D, B = 4, 3
 A, Y, R = draws((2, D), 0), draws((1, 2), 1), time([0.3, 0.6])
@@ -498,7 +484,7 @@ def drawn(law: Mixture, reward: Any, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_other_pairs_are_reached_by_particles(case, rows_by_index):
+def test_other_pairs_are_reached_by_particles(case):
     """500 draws out of 6000 particles, within 1.5 times the floor: the mean distance of exact draws of the same size.
 
     Seeds are fixed. Over three seeds a case the ratio was 0.8 to 1.2 (1.0 to 1.4 for a look and a half space, the worst); the

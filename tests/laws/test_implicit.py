@@ -152,6 +152,21 @@ def test_it_moves_and_steps_like_a_point():
     torch.testing.assert_close(rows.mean, MEAN[1:3], rtol=0, atol=0)
 
 
+def test_a_spread_is_what_a_step_back_sees_and_nothing_else():
+    """With `spread` it steps like an isotropic Gaussian; evidence, observe and the rest have the products as before."""
+    kernel = Affine(torch.tensor(0.5, dtype=F64), draws((B, *EVENT), 9), torch.tensor(0.2, dtype=F64))
+    spread, x = 0.1 + draws((B,), 12).square(), draws((B, *EVENT), 10)
+    broad = Implicit(MEAN, product, EXACTLY, spread)
+    want = Normal(MEAN, Covariance.isotropic(spread, D))
+    torch.testing.assert_close(broad.through(kernel).log_prob(x), want.through(kernel).log_prob(x), **ALGEBRA)
+    index = torch.tensor([2, 0, 0])
+    torch.testing.assert_close(broad.rows(index).log_prob(x[:3]), want.rows(index).log_prob(x[:3]), **ALGEBRA)
+    torch.testing.assert_close(broad.evidence(LOOK, Y, R), law().evidence(LOOK, Y, R), **ALGEBRA)
+    torch.testing.assert_close(broad.observe(LOOK, Y, R).mean, law().observe(LOOK, Y, R).mean, **ALGEBRA)
+    moved = broad.moved(x)
+    torch.testing.assert_close(moved.rows(index).log_prob(x[:3]), want.moved(x).rows(index).log_prob(x[:3]), **ALGEBRA)
+
+
 def test_it_cannot_be_drawn_from():
     with pytest.raises(LawError, match="square root"):
         law().sample(Shared(0))

@@ -156,11 +156,11 @@ class Linear(Potential):
 
     def lift(self, law: Liftable) -> Tensor:
         """The law's log moment generating function."""
-        return law.log_mgf(self.direction)
+        return law.log_mgf(self.direction.to(law.mean))  # pyright: ignore[reportAttributeAccessIssue]
 
     def absorb(self, law: Liftable) -> Any:
         """The law, exponentially tilted."""
-        return law.tilt(self.direction)
+        return law.tilt(self.direction.to(law.mean))  # pyright: ignore[reportAttributeAccessIssue]
 
     def per(self, particles: int) -> "Linear":
         """Directions repeated."""
