@@ -14,7 +14,7 @@ import torch
 from oracles import F64, SCHEDULES, draws, hermite, line, mixture, normal, slopes, spd, time
 from undrift import gaussian
 from undrift.core import CG, Covariance, Shared
-from undrift.errors import LawError, PotentialError
+from undrift.errors import LawError, PotentialError, ShapeError
 from undrift.guidance import All, Likelihood, Linear, Reward, at_mean, monte_carlo
 from undrift.laws import Affine, Categorical, Empirical, Implicit, Mixture, Normal, Point
 from undrift.operators import Mask, Matrix
@@ -88,6 +88,24 @@ def test_tempered_potentials_are_multiples_and_closed_ones_stay_closed(weight, n
 def test_measurements_that_repel_are_refused(weight):
     with pytest.raises(PotentialError, match=r"weight > 0.*bounded Reward"):
         weight * look(A, Y, R)
+
+
+def test_noiseless_measurements_cannot_be_tempered():
+    with pytest.raises(PotentialError, match=r"noiseless.*some noise"):
+        0.5 * look(A, Y, time([0.3, 0.0]))
+
+
+@every_law
+def test_measurements_of_other_events_are_refused(name):
+    """An operator for another event, or measurements for other rows; one law of one row takes any number of measurements."""
+    for wrong in (look(draws((2, D + 1), 0), Y, R), look(A, draws((B - 1, 2), 0), R)):
+        for ask in (wrong.lift, wrong.absorb):
+            with pytest.raises(ShapeError, match="one measurement serves all rows"):
+                ask(LAWS[name])
+        with pytest.raises(ShapeError, match="as it is sampled"):
+            wrong(draws((B, D), 3))
+    own = look(A, draws((B, 2), 0), R)
+    assert own.lift(LAWS[name]).shape == own.lift(LAWS[name].rows(slice(0, 1))).shape == (B,)
 
 
 def test_a_tempered_reward_keeps_its_rows():

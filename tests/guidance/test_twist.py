@@ -362,6 +362,8 @@ def test_rewards_without_a_slope_or_a_closed_form_say_what_to_do():
     half = Reward(lambda x: torch.where(x[:, 0] > 0, 0.0, -5.0).double())
     with pytest.raises(PotentialError, match=r"no gradient.*condition.*weigh"):
         twist(MeanOnly(model("vp", MIXTURE)), half)(X, time(0.4))
+    with torch.inference_mode(), pytest.raises(PotentialError, match=r"inference mode.*no_grad"):
+        twist(model("vp", MIXTURE), LOOK)(X, time(0.4))
     with pytest.raises(LawError, match=r"at_mean.*monte_carlo.*smc"):
         twist(model("vp", MIXTURE), half)(X, time(0.4))
     with pytest.raises(LawError, match="twist"):

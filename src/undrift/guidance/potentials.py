@@ -29,7 +29,7 @@ from torch import Tensor
 
 from undrift.core import Look
 from undrift.core.seen import white_log_prob
-from undrift.errors import PotentialError
+from undrift.errors import PotentialError, ShapeError
 from undrift.laws import Liftable, Point
 from undrift.operators import Stacked
 
@@ -193,16 +193,41 @@ class Likelihood(Potential):
         return True
 
     def __call__(self, x_0: Tensor) -> Tensor:
-        """Log density of the measurement at x_0."""
+        """Log density of the measurement at x_0.
+
+        Raises:
+            ShapeError: as in `lift`.
+        """
+        self._fits(x_0)
         return Point(x_0).evidence(self.look, self.y.to(x_0), self.variance) + self.constant
 
     def lift(self, law: Liftable) -> Tensor:
-        """The law's evidence."""
+        """The law's evidence.
+
+        Raises:
+            ShapeError: the operator measures other events, or there are measurements per row for other rows.
+
+        Checked by: tests/guidance/test_potentials.py::test_measurements_of_other_events_are_refused
+        """
+        self._fits(law.mean)  # pyright: ignore[reportAttributeAccessIssue]
         return law.evidence(self.look, self.y.to(law.mean), self.variance) + self.constant  # pyright: ignore[reportAttributeAccessIssue]
 
     def absorb(self, law: Liftable) -> Any:
-        """The law given the measurement."""
+        """The law given the measurement.
+
+        Raises:
+            ShapeError: as in `lift`.
+        """
+        self._fits(law.mean)  # pyright: ignore[reportAttributeAccessIssue]
         return law.observe(self.look, self.y.to(law.mean), self.variance)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _fits(self, events: Tensor) -> None:
+        event, rows = getattr(self.look, "event", events.shape[1:]), self.y.shape[0]
+        if tuple(event) != tuple(events.shape[1:]) or 1 != rows != events.shape[0] != 1:
+            raise ShapeError(
+                f"{rows} measurements of events of shape {tuple(event)} were given for {events.shape[0]} events of shape "
+                f"{tuple(events.shape[1:])}; the operator wants the event as it is sampled, and one measurement serves all rows"
+            )
 
     def per(self, particles: int) -> "Likelihood":
         """Measurements repeated."""
@@ -212,8 +237,10 @@ class Likelihood(Potential):
         """Noise variance divided by the weight, and the constant that keeps r exact.
 
         Raises:
-            PotentialError: a weight that is not above 0.
+            PotentialError: a weight that is not above 0, or a measurement without noise, which no weight makes weaker.
         """
+        if not bool((self.variance > 0).all()):
+            raise PotentialError("a noiseless measurement holds exactly, and cannot be tempered; give it some noise")
         if not weight > 0:
             raise PotentialError(
                 f"a likelihood is tempered by a weight > 0, got {weight:g}: a measurement that repels has no lift (its E exp r "

@@ -194,7 +194,7 @@ class SecondOrder:
             x = tracked(x_t)
             law = self.denoiser(x, t)
             asked = Asked(self.path, law, law.mean, x, t)
-        return self.cov(asked, law.mean if x_t.requires_grad else law.mean.detach())
+        return self.cov(asked, asked.mean if x_t.requires_grad else asked.mean.detach())
 
 
 def second_order(denoiser: Any, cov: str | Spread) -> SecondOrder:

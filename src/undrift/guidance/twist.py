@@ -193,8 +193,9 @@ class Twisted:
             log_h = self.potential.lift(law)
             if not log_h.requires_grad:
                 raise PotentialError(
-                    "this potential has no gradient at x_t (it is piecewise constant, or something is detached): give it a "
-                    "slope, condition the law (guidance.condition), or weigh particles by it (guidance.weigh)"
+                    "this potential has no gradient at x_t (it is piecewise constant, something is detached, or inference mode "
+                    "is on, where torch.no_grad would do): give it a slope, condition the law (guidance.condition), or weigh "
+                    "particles by it (guidance.weigh)"
                 )
             (signal,) = torch.autograd.grad(log_h.sum(), x, create_graph=x_t.requires_grad)
         if not self.unscaled:
