@@ -155,8 +155,10 @@ def test_universal_guidance_is_not_classifier_guidance_for_others():
 
 @pytest.mark.parametrize("y", [-1.0, 0.0, 2.0])
 def test_particles_match_the_grid_posterior_of_a_quantised_look(y):
-    """Y = round(x_0): 20 bins of the cell, 40000 weighed particles. For 12000 independent draws (the effective size is more) the
-    expected distance is at most sqrt(20 / 12000) / 2 = .021, so .05 is passed with probability below exp(-2 * 12000 * .029^2) = 2e-9.
+    """20 bins of the cell y = round(x_0), 40000 weighed particles.
+
+    For 12000 independent draws (the effective size is more) the expected distance is at most sqrt(20 / 12000) / 2 = .021, so
+    .05 is passed with probability below exp(-2 * 12000 * .029^2) = 2e-9 (bounded differences); the seed is fixed.
     """
     data = line([0.3, 0.5, 0.2], [-1.2, 0.4, 1.9], [0.3, 0.5, 0.2])
     model = gaussian.Exact(gaussian.Path(SCHEDULES["cosine"]), data)

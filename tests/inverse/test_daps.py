@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def posterior(mean, cov):
 
 
 def moments(model, sampler, grid, std, drawn):
-    """Exact (mean, covariance) of the result from N(0, std^2 I) where every step is affine: one unit impulse per noise number."""
+    """Exact (mean, covariance) of the result from N(0, std^2 I) where every step is affine: a unit impulse per noise number."""
     x = torch.zeros(1 + 4 + 4 * drawn, 4, dtype=F64)
     x[1:5] = std * EYE
     x = run(model, sampler, grid, x, Impulse(5, 4))
@@ -77,8 +78,10 @@ MODEL = gaussian.Exact(gaussian.Path(SCHEDULES["edm"]), normal(MEAN, COV))
 
 
 def test_its_bias_on_a_gaussian_is_known():
-    """The sampler is the recursion. Of a posterior mean of norm 1.55 and variances .03 to .96, at 20, 100 and 400 steps: one call
-    errs by .13, .05, .015 in the mean and .40, .07, .02 in the covariance; a flow of 5 calls never falls below .4 there.
+    """The sampler is the recursion, and its bias is on record (posterior: mean of norm 1.5, variances .03 to .96).
+
+    At 20, 100 and 400 steps one call errs by .13, .05, .015 in the mean and .40, .07, .02 in the covariance, order 1; a flow of 5
+    calls stays above .4 in the covariance.
     """
     truth, errors = posterior(MEAN, COV), []
     for steps in (20, 100, 400):
@@ -103,13 +106,13 @@ def test_its_bias_on_a_gaussian_is_known():
 
 @pytest.mark.parametrize("calls", [1, 2, 5])
 def test_a_low_level_is_a_langevin_step(calls):
-    """Noise level u = 1e-3, no fresh noise: the move over u^2 is c_k grad log p + grad r, up to O(u^2 |precision|^2), below 1e-2."""
+    """Noise level u = 1e-3, no fresh noise: the move over u^2 is c_k grad log p + grad r, up to O(u^2), below 1e-2."""
     q, u, x = SCHEDULES["edm"], 1e-3, draws((3, 4), 5)
     start = float(q.time(time(-2 * math.log(u))))
     ladder = [
         float(q.sigma(time(t))) for t in (grids.karras(q, calls, start) if calls > 1 else grids.of_times([start, 0.0])).times
     ]
-    share = sum(a * (a - b) for a, b in zip(ladder, ladder[1:], strict=False)) / u**2
+    share = sum(a * (a - b) for a, b in pairwise(ladder)) / u**2
     assert calls > 1 or share == pytest.approx(1)
     model, grid = Counted(MODEL), grids.of_times([start, 0.9 * start])
     got = (run(model, DAPS(LIKELIHOOD, Closed(), ode_calls=calls), grid, x, Fixed(*torch.zeros(2, 3, 4, dtype=F64))) - x) / u**2
@@ -148,7 +151,7 @@ def test_many_langevin_steps_are_the_closed_draw():
 
 
 def test_it_takes_guided_denoisers_and_closed_rewards():
-    """White data tilted by a guide, seen by DAPS: the posterior of the tilted data; a linear reward does what the guide does."""
+    """White data tilted by a guide, seen by DAPS: the posterior of the tilted data; a linear reward does as much."""
     path, direction = gaussian.Path(SCHEDULES["cosine"]), Linear(draws((1, 4), 7))
     model = gaussian.Exact(path, normal(MEAN, 0.49 * EYE))
     grid, want = grids.uniform(None, 3), posterior(MEAN + 0.49 * direction.direction[0], 0.49 * EYE)

@@ -216,8 +216,8 @@ class DAPS:
         spread = (variance / (schedule.alpha(t).square() + variance / self.data_std**2)).sqrt()
         if not bool(torch.isfinite(spread).all()):
             raise GridError(
-                f"the spread sigma / alpha is infinite at t = {grid.times[0]:g}, where alpha = 0; start the grid just below, or "
-                "give data_std, with which the spread is finite"
+                f"the spread sigma / alpha is infinite at t = {grid.times[0]:g}, where alpha = 0; start the grid just below, "
+                "or give data_std, with which the spread is finite"
             )
         columns = (spread, self.inner.rate_at(spread), schedule.alpha(s), schedule.sigma(s))
         flows = [karras(schedule, self.ode_calls, float(start)) for start in t] if self.ode_calls > 1 else []
