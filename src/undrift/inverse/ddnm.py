@@ -11,13 +11,13 @@ with :math:`(\beta, \kappa, \omega^2)` of `Path.step_back`. The last step lands 
 
 .. math:: \lambda_i = \min\big(1,\ \omega / (\beta \tau_i)\big), \qquad \gamma_i = \omega^2 - (\beta \lambda_i \tau_i)^2,
 
-where lambda weighs the correction and gamma is the variance of the noise that is still drawn. Given x_0 and x_t, and over the noise of
-one measurement, x_s then has the covariance omega^2 I of an unguided step.
+where lambda weighs the correction and gamma is the variance of the noise that is still drawn. Given x_0 and x_t, and over the
+noise of one measurement, x_s then has the covariance omega^2 I of an unguided step.
 
-*What it does not claim.* The measurement's noise is the same at every step while the step's own is not, so the law of the result
-is not the posterior; as the steps grow short, lambda goes to 0. The step onto t = 0 has omega = 0: with noise, it is the denoiser's
-mean, uncorrected. A useless measurement (noise to infinity) leaves its directions without noise of their own: the sampler expects it
-from y, and is not the unguided one. Without noise an unseen coordinate that depends on a seen one is biased too.
+*What it does not claim.* The measurement's noise is the same at every step while the step's own is not, so the law of the
+result is not the posterior. The step onto t = 0 has omega = 0: with noise, it is the denoiser's mean, uncorrected. A useless
+measurement (noise to infinity) leaves its directions without noise of their own: the sampler expects it from y, and is not the
+unguided one. Without noise an unseen coordinate that depends on a seen one is biased too.
 
 Source: Wang, Yu and Zhang 2023 (2212.00490), algorithm 1, eq. 17-19 and appendix I (stochasticity = 1 is theirs).
 Checked by: tests/inverse/test_ddnm.py
@@ -46,8 +46,8 @@ class DDNM(SpectralSampler):
         stochasticity: of the path's step, in (0, 1]; 1 is the paper's; 0 (DDIM) only without noise.
 
     Raises:
-        PotentialError: stochasticity outside [0, 1], or 0 with noise, where lambda is 0 and y would never be looked at; and what
-            `Held` raises.
+        PotentialError: stochasticity outside [0, 1], or 0 with noise, where lambda is 0 and y would never be looked at; and
+            what `Held` raises.
 
     Source: Wang, Yu and Zhang 2023 (2212.00490), algorithm 1 and eq. 17-19.
     Checked by: tests/inverse/test_ddnm.py::test_without_noise_it_ends_on_the_measurement,
@@ -60,8 +60,9 @@ class DDNM(SpectralSampler):
         super().__post_init__()
         if not 0 <= self.stochasticity <= 1 or (self.stochasticity == 0 and self.noise > 0):
             raise PotentialError(
-                f"DDNM's stochasticity lies in [0, 1], and above 0 where the measurement is noisy: its noise takes the place of the "
-                f"step's own, and a deterministic step has none; got {self.stochasticity:g} with noise {self.noise:g}: take 1"
+                "DDNM's stochasticity lies in [0, 1], and above 0 where the measurement is noisy: its noise takes the place of "
+                "the step's own, and a deterministic step has none; got "
+                f"{self.stochasticity:g} with noise {self.noise:g}: take 1"
             )
 
     def coefficients(self, path: Path, t: Tensor, s: Tensor, noise: Tensor) -> Table:

@@ -12,21 +12,24 @@ and nothing off the columns of V. DDRM, DDNM and DiffPIR all step by
 and differ in the numbers alone (`SpectralSampler`); the part of y that no event explains is dropped. z is drawn in the space of
 events, so that two operators with one row space and the same singular values give the same samples.
 
-**DDRM.** Written for x / alpha, whose noise level is sigma / alpha; here multiplied by alpha_s, so alpha_t = 0 is no exception. With
-:math:`\rho = \sqrt{1 - \eta^2}`, in direction i,
+**DDRM.** Written for x / alpha, whose noise level is sigma / alpha; here multiplied by alpha_s, so alpha_t = 0 is no exception.
+With :math:`\rho = \sqrt{1 - \eta^2}`, in direction i,
 
 .. math:: x_s = \begin{cases}
    \alpha_s \hat x_0 + \rho \frac{\sigma_s}{\sigma_t} (x_t - \alpha_t \hat x_0) + \eta \sigma_s z & \text{unseen} \\
    \alpha_s \hat x_0 + \rho \frac{\sigma_s}{\tau_i} (\bar y_i - \hat x_0) + \eta \sigma_s z & \sigma_s < \alpha_s \tau_i \\
-   \alpha_s \big( (1 - \eta_b) \hat x_0 + \eta_b \bar y_i \big) + \sqrt{\sigma_s^2 - \alpha_s^2 \eta_b^2 \tau_i^2}\, z & \text{else.}
+   \alpha_s \big( (1 - \eta_b) \hat x_0 + \eta_b \bar y_i \big)
+   + \sqrt{\sigma_s^2 - \alpha_s^2 \eta_b^2 \tau_i^2}\, z & \text{else.}
    \end{cases}
 
-*What it draws is not the posterior*, with the exact denoiser, independent coordinates and any number of steps:
+*What it draws is not the posterior*, with the exact denoiser of a Gaussian:
 
-* no noise: A x = y at the end. An unseen independent Gaussian coordinate has the right mean; with eta = 0 its variance converges to
-  the data's (it is DDIM), and with eta > 0 to (1 + rho) / 2 of it, since every step forgets the same share of its noise, however short;
-* noise: a step below the level tau centres on the measurement again. Fine steps pile up on :math:`\bar y` itself with vanishing
-  variance; the posterior's mean and spread come, if at all, from steps that are few;
+* no noise: A x = y at the end. With eta > 0, where every step forgets the same share of its noise however short, the mean
+  converges to the posterior's and the covariance to (1 + rho) / 2 of it (at level l, an unseen independent coordinate has
+  (1 + rho) / (1 + rho + (1 - rho) v / (v + l^2)) of its variance v + l^2). With eta = 0 it is DDIM off the row space: right
+  for independent coordinates, biased in mean and covariance for others;
+* noise: a step below the level tau centres on the measurement again. With eta < 1 fine steps pile up on :math:`\bar y` itself
+  with vanishing variance; with eta = 1 they forget it. What is near the posterior comes from steps that are few;
 * a useless measurement (noise to infinity) gives the unguided sampler only for eta = 1: below it, the share rho of the noise is
   expected from y.
 
@@ -55,7 +58,7 @@ __all__ = ["DDRM", "Coordinates", "Held", "SpectralSampler", "Table"]
 
 
 class Coordinates(NamedTuple):
-    """A problem along the right singular vectors: basis V (d, r), y (1 or B, r), noise tau (r,), float64 on the operator's device."""
+    """A problem along the right singular vectors: basis V (d, r), y (1 or B, r), noise tau (r,); float64, placed like A."""
 
     basis: Tensor
     y: Tensor
@@ -92,13 +95,13 @@ class Held(ABC):
         bad = ~torch.isfinite(self.y) if self.y.is_floating_point() else torch.ones_like(self.y, dtype=torch.bool)
         if bool(bad.any()):
             raise PotentialError(
-                f"{int(bad.sum())} of {self.y.numel()} measured numbers are NaN, infinite or no floating-point numbers; leave them "
-                "out of the operator (operators.Mask), or convert y with .double()"
+                f"{int(bad.sum())} of {self.y.numel()} measured numbers are NaN, infinite or no floating-point numbers; leave "
+                "them out of the operator (operators.Mask), or convert y with .double()"
             )
         if not 0 <= self.noise < math.inf:
             raise PotentialError(
-                f"{type(self).__name__}'s noise is the standard deviation of the measurements, finite and >= 0, got {self.noise}; "
-                "without a measurement to trust, leave the sampler unguided (gaussian.DDIM)"
+                f"{type(self).__name__}'s noise is the standard deviation of the measurements, finite and >= 0, got "
+                f"{self.noise}; without a measurement to trust, leave the sampler unguided (gaussian.DDIM)"
             )
 
     @property
@@ -114,8 +117,8 @@ class Held(ABC):
         """
         if tuple(x.shape[1:]) != self.look.event:
             raise ShapeError(
-                f"{type(self).__name__} holds a problem on events of shape {self.look.event}, and the state has events of shape "
-                f"{tuple(x.shape[1:])}; build the operator for that event shape"
+                f"{type(self).__name__} holds a problem on events of shape {self.look.event}, and the state has events of "
+                f"shape {tuple(x.shape[1:])}; build the operator for that event shape"
             )
         if self.y.shape[0] not in (1, x.shape[0]):
             raise ShapeError(
@@ -135,8 +138,8 @@ class Held(ABC):
         inside = y @ left
         if self.noise == 0 and bool(((y - inside @ left.mT).norm(dim=1) > 1e-6 * y.norm(dim=1)).any()):
             raise PotentialError(
-                "no event has this measurement exactly: y is not in the range of the operator, whose rows depend on each other; "
-                "state its noise (noise=), or drop the measurements that repeat others"
+                "no event has this measurement exactly: y is not in the range of the operator, whose rows depend on each "
+                "other; state its noise (noise=), or drop the measurements that repeat others"
             )
         return Coordinates(right, inside / values, self.noise / values)
 
@@ -148,7 +151,7 @@ class Held(ABC):
 
 
 class Table(NamedTuple):
-    """Numbers of all n steps: a, b, c of shape (n,) everywhere, and p, q, r, u of shape (n, rank) within the row space, added."""
+    """Numbers of all n steps: a, b, c everywhere, shape (n, 1), and p, q, r, u added in the row space, shape (n, rank)."""
 
     a: Tensor
     b: Tensor
@@ -245,10 +248,11 @@ class SpectralSampler(Held):
 
 @dataclass(frozen=True)
 class DDRM(SpectralSampler):
-    """DDRM; see the module for its step, and for what it does not claim.
+    r"""DDRM; see the module for its step, and for what it does not claim.
 
-    The first state is the paper's where the grid starts at t = 1: in a seen direction :math:`\\alpha \\bar y + \\sqrt{\\sigma^2 -
-    \\alpha^2 \\tau^2} z`, made from the prior's draw :math:`\\sigma z`. A grid that starts later starts from the state as it is.
+    The first state is the paper's where the grid starts at t = 1: in a seen direction
+    :math:`\alpha \bar y + \sqrt{\sigma^2 - \alpha^2 \tau^2} z`, made from the prior's draw :math:`\sigma z`. A grid that starts
+    later starts from the state as it is.
 
     Attributes:
         look: the operator A.

@@ -1,19 +1,22 @@
 r"""DiffPIR: a proximal step on the clean mean, then noise again, part of it new.
 
-.. math:: \tilde x_0 &= \arg\min_x\ \frac{|y - A x|^2}{2\, \text{noise}^2} + \frac{\lambda \alpha_t^2}{2 \sigma_t^2} |x - \hat x_0|^2 \\
-          x_s &= \alpha_s \tilde x_0 + \sigma_s \Big( \sqrt{1 - \zeta}\, \frac{x_t - \alpha_t \tilde x_0}{\sigma_t} + \sqrt{\zeta}\, z \Big)
+.. math:: \tilde x_0 &= \arg\min_x\ \frac{|y - A x|^2}{2\, \text{noise}^2}
+          + \frac{\lambda \alpha_t^2}{2 \sigma_t^2} |x - \hat x_0|^2 \\
+          x_s &= \alpha_s \tilde x_0 + \sigma_s \Big( \sqrt{1 - \zeta}\, \frac{x_t - \alpha_t \tilde x_0}{\sigma_t}
+          + \sqrt{\zeta}\, z \Big)
 
 In the direction of singular value s_i, with :math:`\tau_i = \text{noise} / s_i`, the first line is
 
-.. math:: \tilde x_0 = \hat x_0 + w_i (\bar y_i - \hat x_0), \qquad w_i = \frac{\sigma_t^2}{\sigma_t^2 + \lambda \alpha_t^2 \tau_i^2} ,
+.. math:: \tilde x_0 = \hat x_0 + w_i (\bar y_i - \hat x_0), \qquad
+          w_i = \frac{\sigma_t^2}{\sigma_t^2 + \lambda \alpha_t^2 \tau_i^2} ,
 
-closed, and 1 where alpha_t = 0. It is Bayes' rule for a clean end whose law given x_t were N(x̂_0, sigma_t^2 / (lambda alpha_t^2) I): wider
-than the truth for lambda = 1, whatever the data, by the factor 1 + sigma_t^2 / (alpha_t^2 c) for white data of variance c. As t goes to 0 the
-weight vanishes; the last corrections are too weak to hold A x = y, and early ones too strong.
+closed, and 1 where alpha_t = 0. It is Bayes' rule for a clean end whose covariance given x_t is sigma_t^2 / (lambda alpha_t^2).
+For lambda = 1 that is too wide, by the factor 1 + sigma_t^2 / (alpha_t^2 c) for white data of variance c: too much trust in y.
 
-*What it draws is not the posterior.* With zeta > 0 every step forgets the same share of its noise however short, and the variance of an
-unseen independent coordinate goes to (1 + sqrt(1 - zeta)) / 2 of the data's, as in DDRM (eta^2 = zeta); with zeta = 0 it is DDIM there.
-As noise goes to infinity it becomes the unguided sampler, DDIM for zeta = 0.
+*What it draws is not the posterior*, with the exact denoiser of a Gaussian. With lambda = 1 and zeta > 0 fine steps bring the
+mean to the posterior's, and the covariance to (1 + sqrt(1 - zeta)) / 2 of it: every step forgets the same share of its noise
+however short. (lambda tempers the likelihood.) With zeta = 0 nothing is forgotten, and early trust stays: mean and covariance are
+biased. As noise goes to infinity it becomes the unguided sampler, DDIM for zeta = 0.
 
 Source: Zhu et al. 2023 (2305.08995), eq. 12-14 and algorithm 1. The paper's step 6b is taken at every step, the last included.
 Checked by: tests/inverse/test_diffpir.py
@@ -58,8 +61,8 @@ class DiffPIR(SpectralSampler):
         super().__post_init__()
         if self.noise == 0:
             raise PotentialError(
-                "DiffPIR weighs the measurement by its noise, and there is none (noise = 0); state the noise it has, or use DDNM or "
-                "RePaint, which hold an exact measurement exactly"
+                "DiffPIR weighs the measurement by its noise, and there is none (noise = 0); state the noise it has, or use "
+                "DDNM or RePaint, which hold an exact measurement exactly"
             )
         if not 0 < self.lambda_ < math.inf or not 0 <= self.zeta <= 1:
             raise PotentialError(

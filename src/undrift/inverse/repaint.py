@@ -1,23 +1,24 @@
 r"""RePaint: the measured part of the state replaced, at every level, by the measurement noised to that level.
 
-The ancestral step gives x_s under the model. Then, along each right singular vector of A that is measured better than x_s shows it,
+The ancestral step gives x_s under the model. Then, along each right singular vector of A that is seen better than in x_s:
 
 .. math:: V^\top x_s \leftarrow \alpha_s \bar y + \sqrt{\sigma_s^2 - \alpha_s^2 \tau^2}\, z, \qquad
           \bar y = s^{-1} U^\top y, \quad \tau = \text{noise} / s, \quad \text{where } \sigma_s \ge \alpha_s \tau .
 
-Over the measurement's noise this has the law of :math:`V^\top X_s` given x_0. For a mask without noise it is the paper's algorithm: the seen
-coordinates are y, noised. Any A is served: the row space is replaced, its complement is the model's. **Below the level tau nothing is
-replaced**: the state is then cleaner than the measurement, and to replace it would put the measurement's noise into the sample.
+Over the measurement's noise this has the law of :math:`V^\top X_s` given x_0. For a mask without noise it is the paper's
+algorithm: the seen coordinates are y, noised. Any A is served: the row space is replaced, its complement is the model's.
+**Below the level tau nothing is replaced**: the state is then cleaner than the measurement, and to replace it would put the
+measurement's noise into the sample.
 
-*Resampling.* After every `jump` steps (and at the end, where fewer may be left) the state is noised back up to where these began, and
-they are made again, `rounds` times in all. That lets what is unseen learn of what is seen.
+*Resampling.* After every `jump` steps (and at the end, where fewer may be left) the state is noised back up to where these
+began, and they are made again, `rounds` times in all. That lets what is unseen learn of what is seen.
 
-*What is exact*, with the exact law of the clean end: noiseless measurements hold at the end. Coordinates (along V) that are
-independent under the prior follow their posterior, for any number of steps and rounds: without noise; and with noise if the grid
-stops at the level tau. *What is not:* an unseen coordinate that depends on a seen one is biased; it is replaced next to, not conditioned
-on. More rounds lessen the bias and do not remove it.
+*What is exact.* Noiseless measurements hold at the end, whatever the denoiser. With the exact law of the clean end, coordinates
+(along V) that are independent under the prior follow their posterior, for any number of steps: without noise, and with noise if
+the grid stops at the level tau and rounds = 1. *What is not:* an unseen coordinate that depends on a seen one is biased. More
+rounds lessen the bias; but with noise, rounds below the level tau forget the measurement, and the spread grows.
 
-Source: Lugmayr et al. 2022 (2201.09865), algorithm 1 (which does not resample its last step; here the last block is resampled too).
+Source: Lugmayr et al. 2022 (2201.09865), algorithm 1 (which does not resample its last step; the last block is resampled here).
 Checked by: tests/inverse/test_repaint.py
 """
 
@@ -83,7 +84,7 @@ class RePaint(Held):
         super().__post_init__()
         if self.rounds < 1 or self.jump < 1:
             raise PotentialError(
-                f"RePaint makes every block of jump >= 1 steps rounds >= 1 times, got {self.jump} and {self.rounds}"
+                f"RePaint makes every block of jump >= 1 steps rounds >= 1 times, got {self.jump}, {self.rounds}"
             )
 
     @property
