@@ -37,7 +37,7 @@ def rest(pairs, strength, weight):
 @pytest.mark.parametrize("clock", ["vp", "edm", "custom"])
 @pytest.mark.parametrize(("weight", "power"), [(flat, 0), (precise, 1)])
 def test_descent_is_the_recursion_by_hand(clock, weight, power):
-    """The paper's own form: eps residual times lambda w_t, w_t = sigma / alpha (flat), by dense algebra; to 1e-10 of O(1) states."""
+    """The paper's own form: eps residual times lambda w_t, w_t = sigma / alpha (flat), by dense algebra; to rounding."""
     q, grid = SCHEDULES[clock], grids.uniform(None, 8, 0.9, 0.1)
     model, z = gaussian.Exact(gaussian.Path(q), normal(MEAN, COV)), draws((8, 3, 4), 5)
     rate = 1e-3
@@ -125,7 +125,7 @@ def test_adam_is_torchs_adam():
 
 
 def test_adam_descends_along_the_grid_to_a_mode_and_not_to_a_posterior():
-    """From one start, 64 samples on a descending grid end within a third of the posterior's spread of each other, near the rest."""
+    """From one start, 64 samples end within a third of the posterior's spread of each other, and away from the start."""
     q = SCHEDULES["vp"]
     model, grid = Counted(gaussian.Exact(gaussian.Path(q), normal(MEAN, COV))), grids.uniform(None, 400, 1.0, 0.02)
     sampler = REDdiff(LIKELIHOOD, Adam(0.03), 0.7, START)

@@ -16,8 +16,8 @@ mode that of the posterior. For data N(m, C) and r = log N(y; A x, R) the optimi
 
 .. math:: A^\top R^{-1} (y - A \mu) = \lambda\, \overline{\omega_t v_t (C + v_t I)^{-1}}\; (\mu - m), \qquad v = \sigma^2 / \alpha^2,
 
-a prior precision that is flat in every direction of small variance. With `precise`, omega = 1 / v, lambda = 1 and levels v far below C
-it is :math:`C^{-1}` and mu the posterior's mode; the slope is then noisy, with a standard deviation of 1 / sqrt(v).
+a prior precision that is flat in every direction of small variance. With `precise`, omega = 1 / v, lambda = 1 and levels v far
+below C it is :math:`C^{-1}` and mu the posterior's mode; the slope is then noisy, with a standard deviation of 1 / sqrt(v).
 
 Source: Mardani et al. 2023 (2305.04391), algorithm 1 and proposition 2.
 Checked by: tests/inverse/test_reddiff.py
@@ -145,8 +145,8 @@ class REDdiff:
         strength: lambda >= 0.
         start: mu before the first step, shape (1, *E) or (B, *E), codec units; the paper takes the pseudo-inverse of y.
         weight: omega from v = sigma^2 / alpha^2.
-        shuffled: False walks the grid's levels downwards, as the paper found best; True draws each sample's level from the grid's
-            anew at every step.
+        shuffled: False walks the grid's levels downwards, as the paper found best; True draws a level for each sample anew at
+            every step.
 
     Raises:
         PotentialError: a negative strength.
