@@ -330,9 +330,10 @@ def test_at_mean_is_universal_guidance(name):
 
 
 def test_monte_carlo_converges():
-    """Root mean square error over 48 seeds at 16, 64 and 256 draws falls by 2 a step: order 1 in log2 over two steps of 4.
+    """Root mean square error over 48 seeds at 4, 16 and 64 draws falls by 2 a step: order 1 in log2 over two steps of 4.
 
-    The measured rate has a standard error of about sqrt(2 / (2 x 48 x 4)) / ln 4 < .06 over the two steps; .3 is five of them.
+    Rows share their draws, so 48 errors count: the measured rate has a standard error of sqrt(2 / 96) / (2 ln 2) = .10, and .4
+    is four of them (a false alarm once in 16000; seeds fixed). The mean of exp r itself is unbiased: no bias at few draws.
     """
     law, potential = LAWS["normal"], PARTS["look"]
     exact = potential.lift(law).exp()
@@ -341,8 +342,8 @@ def test_monte_carlo_converges():
         lifts = torch.stack([monte_carlo(potential, count, seed=s).lift(law).exp() - exact for s in range(48)])
         return float(lifts.square().mean().sqrt())
 
-    measured = slopes([error(16), error(64), error(256)])
-    assert abs(sum(measured) / 2 - 1) < 0.3
+    measured = slopes([error(4), error(16), error(64)])
+    assert abs(sum(measured) / 2 - 1) < 0.4
 
 
 @every_law
