@@ -206,6 +206,9 @@ def test_what_a_run_spends_tends_to_the_closed_form():
         errors.append(abs(float(done.cost[0]) - want))
     assert slopes(errors) == pytest.approx([1], abs=0.25)
     assert errors[-1] < 0.02 * want
+    controlled, x = control(vp(), REWARDS["quadratic"]), draws((3, 2), 1)
+    one = spend(controlled, gaussian.EulerMaruyama(), grids.of_times([0.9, 0.5]), x, rng=Fixed(draws((3, 2), 2)))
+    torch.testing.assert_close(one.cost, 0.4 * controlled.rate(x, time(0.9)))  # paid where the step starts
 
 
 def test_what_cannot_be_controlled_is_refused():
