@@ -183,7 +183,7 @@ def recursion(levels, mean, variance, y, noise, eta, eta_b):
     return m, v
 
 
-@pytest.mark.parametrize("clock", ["ve", "edm", "vp", "subvp"])
+@pytest.mark.parametrize("clock", ["ve", "edm", "vp", "subvp", "custom"])
 @pytest.mark.parametrize(("eta", "eta_b"), [(0.85, 1.0), (0.0, 1.0), (1.0, 0.5), (0.4, 0.0)])
 @pytest.mark.parametrize("noise", [0.0, 0.2, 1.3])
 def test_aligned_coordinates_follow_the_papers_recursion(clock, eta, eta_b, noise):

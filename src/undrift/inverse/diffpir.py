@@ -15,8 +15,8 @@ For lambda = 1 that is too wide, by the factor 1 + sigma_t^2 / (alpha_t^2 c) for
 
 *What it draws is not the posterior*, with the exact denoiser of a Gaussian. With lambda = 1 and zeta > 0 fine steps bring the
 mean to the posterior's, and the covariance to (1 + sqrt(1 - zeta)) / 2 of it: every step forgets the same share of its noise
-however short. (lambda tempers the likelihood.) With zeta = 0 nothing is forgotten, and early trust stays: mean and covariance are
-biased. As noise goes to infinity it becomes the unguided sampler, DDIM for zeta = 0.
+however short. (lambda tempers the likelihood.) With zeta = 0 nothing is forgotten, and early trust stays: mean and covariance
+are biased. As noise goes to infinity it becomes the unguided sampler, DDIM for zeta = 0.
 
 Source: Zhu et al. 2023 (2305.08995), eq. 12-14 and algorithm 1. The paper's step 6b is taken at every step, the last included.
 Checked by: tests/inverse/test_diffpir.py
