@@ -5,17 +5,20 @@ With the singular value decomposition A = U S V^T, the rows of V^T are orthonorm
 .. math:: C = \{x : V^\top x = c\}, \qquad P x = x - V (V^\top x - c), \qquad |x - P x| = |V^\top x - c| .
 
 An equality is a look without noise. Its probability is 0, and what is lifted is the density of V^T X at c: the limit of the
-mass of a slab by its volume, the same however A is written. Gaussians and mixtures absorb it exactly.
+mass of a slab by its volume, the same however A is written. Gaussians and mixtures absorb it exactly; the covariance that is
+left is written in a basis of the plane, so that no sample leaves it by the root of a rounding error.
 
 Checked by: tests/guidance/test_constraints.py
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from undrift.core import Covariance
 from undrift.errors import PotentialError
 from undrift.guidance.constraints.base import Constraint, rounding
 from undrift.laws import Liftable
@@ -115,7 +118,24 @@ class Equality(Constraint):
             LawError: a law without spread along some row.
         """
         at = self.at.to(law.mean)  # pyright: ignore[reportAttributeAccessIssue]
-        return law.observe(self.rows, at, at.new_zeros(1))  # pyright: ignore[reportArgumentType]
+        left = law.observe(self.rows, at, at.new_zeros(1))  # pyright: ignore[reportArgumentType]
+        cov = getattr(left, "cov", None)
+        return (
+            left
+            if cov is None or cov.basis is None or cov.basis.shape[-1] < cov.dim
+            else replace(left, cov=self._flattened(cov))
+        )
+
+    @cached_property
+    def plane(self) -> Tensor:
+        """Orthonormal directions along the plane, shape (d, d - r)."""
+        return torch.linalg.svd(self.rows.values, full_matrices=True).Vh[len(self.rows.values) :].mT.contiguous()
+
+    def _flattened(self, cov: Covariance) -> Covariance:
+        """The same covariance on the plane, and exactly none off it."""
+        along = self.plane.to(cov.values)
+        values, inner = torch.linalg.eigh(along.mT @ cov.dense() @ along)
+        return Covariance(values.clamp_min(0), torch.zeros_like(cov.tail), along @ inner, cov.dim)
 
     def per(self, particles: int) -> "Equality":
         """Right-hand sides repeated."""

@@ -39,10 +39,11 @@ class Intersection(Constraint):
         parts: convex constraints.
         shape: event shape E; may be left out if some part knows it.
         tolerance: relative distance from each part.
-        sweeps: rounds at most.
+        sweeps: rounds at most. A few dozen serve sets that meet squarely; a sliver where sets barely meet may take thousands.
 
     Raises:
-        PotentialError: a part that is not convex, no event shape, or no event found that satisfies all parts.
+        PotentialError: a part that is not convex or holds data per row, no event shape, or no event found that satisfies all
+            parts.
 
     Checked by: tests/guidance/test_constraints.py::test_projections_are_the_nearest_events,
         tests/guidance/test_constraints.py::test_infeasible_constraints_are_refused
@@ -51,7 +52,7 @@ class Intersection(Constraint):
     parts: Sequence[Constraint]
     shape: tuple[int, ...] | None = None
     tolerance: float = 1e-9
-    sweeps: int = 2000
+    sweeps: int = 5000
 
     def __post_init__(self) -> None:
         rough = [type(part).__name__ for part in self.parts if not part.convex]
@@ -60,6 +61,11 @@ class Intersection(Constraint):
                 f"an intersection takes one or more convex parts, a tolerance > 0 and at least one sweep; got "
                 f"{len(self.parts)} parts, of which not convex: {rough}; give an Integer its own bounds, "
                 "or project on one after the other"
+            )
+        if any(part.per(2) is not part for part in self.parts):
+            raise PotentialError(
+                "a part of an intersection holds one right-hand side per row; make one intersection for each, for rows "
+                "converge by themselves"
             )
         shapes = {part.event for part in self.parts if part.event is not None} | ({self.shape} if self.shape else set())
         if len(shapes) != 1:
@@ -121,13 +127,6 @@ class Intersection(Constraint):
             for part in self.parts:
                 done = part.project(done)
         return self.parts[-1].project(done.to(x))
-
-    def per(self, particles: int) -> "Intersection":
-        """Every part repeated."""
-        parts = [part.per(particles) for part in self.parts]
-        if all(new is old for new, old in zip(parts, self.parts, strict=True)):
-            return self
-        return Intersection(parts, self.shape, self.tolerance, self.sweeps)  # pyright: ignore[reportArgumentType]
 
     def _misses(self, x: Tensor) -> Tensor:
         """Distance from every part, shape (parts, B)."""
