@@ -80,8 +80,8 @@ MODEL = gaussian.Exact(gaussian.Path(SCHEDULES["edm"]), normal(MEAN, COV))
 def test_its_bias_on_a_gaussian_is_known():
     """The sampler is the recursion, and its bias is on record (posterior: mean of norm 1.5, variances .03 to .96).
 
-    At 20, 100 and 400 steps one call errs by .13, .05, .015 in the mean and .40, .07, .02 in the covariance, order 1; a flow of 5
-    calls stays above .4 in the covariance.
+    At 20, 100 and 400 steps one call errs by .13, .05, .015 in the mean and .40, .07, .02 in the covariance, order 1; a flow
+    of 5 calls stays above .4 in the covariance.
     """
     truth, errors = posterior(MEAN, COV), []
     for steps in (20, 100, 400):

@@ -13,7 +13,7 @@ from undrift.core import PerSample, Shared
 from undrift.errors import FamilyError, GridError, OperatorError, PotentialError, ShapeError, TimeError
 from undrift.guidance import Reward
 from undrift.inverse import gaussian_likelihood
-from undrift.inverse.mcgdiff import mcgdiff
+from undrift.inverse.mcgdiff import _Coordinates, mcgdiff
 from undrift.laws import Point
 from undrift.operators import Matrix
 from undrift.schedules import BrownianBridge
@@ -83,10 +83,10 @@ def test_the_expected_evidence_of_one_particle_is_exact(clock, look):
 @pytest.mark.parametrize("clock", ["vp", "cosine", "edm", "custom"])
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 def test_the_evidence_is_unbiased(clock, threshold):
-    """Resampling keeps it: mean of Z_hat / Z over 600 runs of 64 particles, Z that of the discretised chain (moments propagated).
+    """Resampling keeps it: mean of Z_hat / Z over 600 runs of 64 particles, Z that of the discretised chain.
 
-    Within 5 standard errors of 1: a false alarm of 6e-7 each for 8 cases, the standard error below .05, the seed fixed. The noise is
-    three times that of the exact test, so that the ratio has light tails.
+    Within 5 standard errors of 1: a false alarm of 6e-7 each for 8 cases, the standard error below .05, the seed fixed. The noise
+    is three times that of the exact test, so that the ratio has light tails.
     """
     model, grid, mean, cov = chain(clock, 6)
     likelihood = gaussian_likelihood(Y, FULL, 3 * NOISE)
@@ -98,6 +98,26 @@ def test_the_evidence_is_unbiased(clock, threshold):
     assert error < 0.05
     assert abs(float(ratio.mean()) - 1) < 5 * error
     assert bool((out.ancestors != torch.arange(64)).any())
+
+
+def test_the_twist_is_the_likelihood_under_a_flat_law():
+    """Log g_t(x) is log N(alpha y; A x, sigma^2 A A^T + alpha^2 R) up to a constant, dense.
+
+    At alpha = 1, sigma = 0 and with the constant it is the likelihood itself, of an operator whose rows repeat too.
+    """
+    x = draws((6, 4), 7)
+    coordinates = _Coordinates.of(gaussian_likelihood(Y, FULL, NOISE), x)
+    for alpha, sigma in ((0.6, 0.8), (1.0, 5.0), (0.0, 1.0)):
+        spread = sigma**2 * FULL @ FULL.mT + alpha**2 * torch.diag(NOISE**2)
+        law = torch.distributions.MultivariateNormal(x @ FULL.mT, spread, validate_args=False)
+        offset = coordinates.twist(alpha, sigma).price(x) - law.log_prob(alpha * Y)
+        torch.testing.assert_close(offset, offset[:1].expand(6), atol=1e-9, rtol=0)
+    for look in LOOKS.values():
+        likelihood = gaussian_likelihood(Y, look, NOISE)
+        coordinates = _Coordinates.of(likelihood, x)
+        torch.testing.assert_close(
+            coordinates.twist(1.0, 0.0).price(x) + coordinates.constant, likelihood(x), atol=1e-9, rtol=0
+        )
 
 
 def test_one_step_from_nothing_is_the_mean():

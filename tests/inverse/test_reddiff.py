@@ -76,7 +76,7 @@ class Silent(Shared):
 def test_shuffled_descent_rests_where_the_formula_says():
     """Levels drawn per sample, 500 samples, 1500 steps of rate .05, the last 1000 averaged.
 
-    The average is within five standard errors of the closed form (probability 6e-7 a coordinate to be further), each below .0007.
+    The average is within five standard errors of the closed form (a false alarm of 6e-7 a coordinate), each below .0007.
     Were only the upper half of the levels drawn, it would be off by .02.
     """
     q, grid, total = SCHEDULES["vp"], grids.uniform(None, 6, 0.9, 0.1), 0

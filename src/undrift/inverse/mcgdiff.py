@@ -10,8 +10,9 @@ its noised value would follow
 and g_0 is the likelihood itself. Under a Gaussian kernel of the model, :math:`k(x_s | x_t) = N(\mu_t, \beta I)` with the
 ancestral variance, products with g_s are closed, so every step is *fully adapted*: with :math:`m = V^\top \mu_t`
 
-.. math:: w \leftarrow w\, \frac{\int k g_s}{g_t(x_t)}, \quad \int k g_s = \prod_i N(\alpha_s \bar y_i;\ m_i,\ \beta + \gamma_{s,i}),
-          \qquad x_s \sim k(x_s | x_t)\, g_s(x_s) \big/ {\textstyle\int} k g_s,
+.. math:: w \leftarrow w\, \frac{\int k g_s}{g_t(x_t)}, \quad
+          \int k g_s = \prod_i N(\alpha_s \bar y_i;\ m_i,\ \beta + \gamma_{s,i}), \qquad
+          x_s \sim k(x_s | x_t)\, g_s(x_s) \big/ {\textstyle\int} k g_s,
 
 resampled between the two. The prior at t = 1 is met in the same way. One call of the denoiser a particle and step.
 
@@ -88,6 +89,7 @@ def mcgdiff(
     Source: Cardoso et al. 2023 (2308.07983), algorithm 1.
     Checked by: tests/inverse/test_mcgdiff.py::test_the_evidence_is_unbiased,
         tests/inverse/test_mcgdiff.py::test_the_expected_evidence_of_one_particle_is_exact,
+        tests/inverse/test_mcgdiff.py::test_the_twist_is_the_likelihood_under_a_flat_law,
         tests/inverse/test_mcgdiff.py::test_moments_are_the_posteriors,
         tests/inverse/test_mcgdiff.py::test_bad_input_is_refused_before_the_first_call
     """
@@ -225,8 +227,8 @@ def _checked(
         raise PotentialError("the measurement holds NaN or infinity; leave them out of the operator (operators.Mask)")
     if not bool((likelihood.variance > 0).all()):
         raise PotentialError(
-            "mcgdiff weighs by a likelihood, which needs noise > 0; give the measurement a small one, about the spread that the "
-            "last steps leave"
+            "mcgdiff weighs by a likelihood, which needs noise > 0; give the measurement a small one, about the spread that "
+            "the last steps leave"
         )
     width, size = likelihood.look.matrix.shape[1], math.prod(event)
     if width != size or likelihood.y.shape[0] not in (1, problems):

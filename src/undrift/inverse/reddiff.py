@@ -14,7 +14,8 @@ no Jacobian of the network. The paper weighs the noise residual by sigma / alpha
 **It seeks a mode and draws no posterior**: many starts end at few points, and their spread is the optimiser's noise. Nor is the
 mode that of the posterior. For data N(m, C) and r = log N(y; A x, R) the optimiser rests, on average, where
 
-.. math:: A^\top R^{-1} (y - A \mu) = \lambda\, \overline{\omega_t v_t (C + v_t I)^{-1}}\; (\mu - m), \qquad v = \sigma^2 / \alpha^2,
+.. math:: A^\top R^{-1} (y - A \mu) = \lambda\, \overline{\omega_t v_t (C + v_t I)^{-1}}\; (\mu - m), \qquad
+          v = \sigma^2 / \alpha^2,
 
 a prior precision that is flat in every direction of small variance. With `precise`, omega = 1 / v, lambda = 1 and levels v far
 below C it is :math:`C^{-1}` and mu the posterior's mode; the slope is then noisy, with a standard deviation of 1 / sqrt(v).
