@@ -85,7 +85,7 @@ def test_the_expected_evidence_of_one_particle_is_exact(clock, look):
 def test_the_evidence_is_unbiased(clock, threshold):
     """Resampling keeps it: mean of Z_hat / Z over 600 runs of 64 particles, Z that of the discretised chain.
 
-    Within 5 standard errors of 1: a false alarm of 6e-7 each for 8 cases, the standard error below .05, the seed fixed. The noise
+    Within 5 standard errors of 1: a false alarm of 6e-7 each for 8 cases, standard error below .05, the seed fixed. The noise
     is three times that of the exact test, so that the ratio has light tails.
     """
     model, grid, mean, cov = chain(clock, 6)
