@@ -413,22 +413,22 @@ def test_ancestral_steps_under_a_twist_draw_the_truncated_law():
 
 @pytest.mark.parametrize("steer", [guidance.weigh, guidance.twist], ids=["weigh", "twist"])
 def test_particles_draw_the_truncated_law(steer):
-    """Three dimensions, against exact rejection: sliced W2 within 1.5 floors (exact sets of that size), Z within 3%.
+    """Three dimensions, against exact rejection: sliced W2 of 1000 draws of eight runs within 1.5 floors, Z within 3%.
 
-    Draws of eight runs together; over other seeds the ratio lies between 1.0 and 1.6, as two exact sets lie between 0.8 and 1.2.
+    The floor is the mean over 15 pairs of exact sets of that size, of which one may lie between 0.65 and 1.9 floors apart.
     """
-    law, box, n = mixture(3, "diagonal", seed=2), Box(-2.0, 2.2), 4000
+    law, box, n = mixture(3, "diagonal", seed=2), Box(-2.0, 2.2), 1000
     model = gaussian.Exact(PATH, law)
     pool = law.expand(80_000).sample(Shared(5))
-    sets = pool[box.contains(pool)][: 4 * n].reshape(4, n, 3)
-    floor = sum(sliced_w2(other, sets[0]) for other in sets[1:]) / 3
+    sets = pool[box.contains(pool)][: 16 * n].reshape(16, n, 3)
+    floor = sum(sliced_w2(other, sets[0]) for other in sets[1:]) / 15
     grid = grids.uniform(None, 40)
     run = smc(steer(model, box), grid, event=(3,), particles=4000, problems=8, rng=Shared(8), dtype=F64)
-    got = run.draw(Shared(9), n // 8).reshape(n, 3)
-    assert bool(box.contains(got).all())
-    assert sliced_w2(got, sets[0]) < 1.5 * floor
+    got = torch.stack([run.draw(Shared(i), n // 8).reshape(n, 3) for i in range(6)])
+    assert bool(box.contains(got.reshape(-1, 3)).all())
+    assert sum(sliced_w2(x, sets[0]) for x in got) / 6 < 1.5 * floor
     assert float((run.log_evidence - box.lift(law)).exp().mean()) == pytest.approx(1, abs=0.03)
-    assert sliced_w2(box.project(pool[:n]), sets[0]) > 5 * floor  # the pushed law is another one
+    assert sliced_w2(box.project(pool[:n]), sets[0]) > 3 * floor  # the pushed law is another one
 
 
 # ---- equalities ----------------------------------------------------------------------------------------------------------
