@@ -102,7 +102,7 @@ def test_what_claims_to_be_exact_on_gaussians_is(name):
         z = (draw(name, normal(MEAN, COV), look, steps, 10000).samples - truth.mean) @ white.mT
         errors.append(float((torch.cov(z.mT) - torch.eye(4, dtype=F64)).norm()))
         assert float(z.mean(0).norm()) < 0.08
-    assert errors[1] < 0.1 or errors[0] / errors[1] > 2
+    assert errors[1] < 0.13 or errors[0] / errors[1] > 2
 
 
 def far_apart():

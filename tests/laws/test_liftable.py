@@ -23,10 +23,9 @@ NOISES = {"same": torch.tensor([0.4], dtype=F64), "own": 0.1 + draws((M,), 1).sq
 every_noise = pytest.mark.parametrize("noise", NOISES)
 every_batch = pytest.mark.parametrize(("rows", "shared"), [(1, True), (B, True), (B, False)])
 every_covariance = pytest.mark.parametrize("kind", COVARIANCES)
-alone = pytest.mark.xfail(reason="a Normal of one row takes one measurement or direction, not one per row", strict=False)
 one_normal_or_many = pytest.mark.parametrize(
     ("rows", "shared", "own"),
-    [(1, True, False), pytest.param(1, True, True, marks=alone), *itertools.product([B], [True, False], [True, False])],
+    [(1, True, False), (1, True, True), *itertools.product([B], [True, False], [True, False])],
 )
 
 
@@ -276,3 +275,9 @@ def test_every_part_has_a_gradient_in_the_mean():
     a = look.matrix
     s = a @ cov.dense()[0] @ a.mT + torch.diag(r)
     torch.testing.assert_close(got, torch.linalg.solve(s, (y - mean @ a.mT)[0])[None] @ a, **ALGEBRA)
+
+
+def test_atoms_that_nothing_wants_are_told():
+    law = Empirical.of(draws((4, 2), 1))
+    with pytest.raises(LawError, match="loosen it"):
+        law.reweight(lambda x: torch.full(x.shape[:1], -torch.inf, dtype=F64))

@@ -24,8 +24,16 @@ from undrift.grids import Grid
 from undrift.guidance.potentials import Likelihood
 from undrift.guidance.second_order import Asked, isotropic, jacobian, second_order
 from undrift.guidance.twist import condition, twist, weigh
+from undrift.inverse.daps import DAPS, Closed
+from undrift.inverse.ddnm import DDNM
+from undrift.inverse.ddrm import DDRM
+from undrift.inverse.diffpir import DiffPIR
 from undrift.inverse.dps import DPS
+from undrift.inverse.mcgdiff import mcgdiff
+from undrift.inverse.reddiff import Adam, REDdiff
+from undrift.inverse.repaint import RePaint
 from undrift.laws import Law, Point
+from undrift.operators import Matrix, Operator
 from undrift.particles import Particles, smc
 from undrift.protocols import Denoiser
 from undrift.simulate import Ancestral, Step, sample
@@ -110,6 +118,37 @@ class Method:
 def _guided(guide: Callable[[Problem], Any], stochasticity: float = 1.0) -> Callable[[Problem], Drawn]:
     """A guide, run by DDIM."""
     return lambda p: _sample(p, guide(p), DDIM(stochasticity))
+
+
+def _linear(p: Problem) -> tuple[Operator, Tensor, float]:
+    """(operator, y, noise) with one noise for all measurements: where they differ, in units of their noise."""
+    look, std, y = p.likelihood.look, p.likelihood.variance.sqrt(), p.likelihood.y
+    if std.numel() == 1 and isinstance(look, Operator):
+        return look, y.to(dtype=p.dtype, device=p.device), float(std)
+    std = std.to(look.matrix)
+    return Matrix(look.matrix / std[:, None], p.event), (y.to(std) / std).to(dtype=p.dtype, device=p.device), 1.0
+
+
+def _descent(p: Problem) -> REDdiff:
+    """RED-diff with the paper's rate and strength (.1 and .25), in units of the data and of the noise; n random starts."""
+    start = Shared(p.seed + 2, p.device).normal((p.n, *p.event), dtype=p.dtype, device=p.device)
+    strength = 0.25 / float(p.likelihood.variance.mean())
+    return REDdiff(p.likelihood, Adam(0.1 * p.data_std), strength, p.data_std * start)
+
+
+def _filtered(p: Problem) -> Drawn:
+    """MCGdiff."""
+    found = mcgdiff(
+        p.denoiser,
+        p.likelihood,
+        p.grid,
+        event=p.event,
+        particles=p.particles,
+        rng=Shared(p.seed, p.device),
+        dtype=p.dtype,
+        device=p.device,
+    )
+    return found.draw(Shared(p.seed + 1, p.device), p.n)[0], found
 
 
 def _held(sampler: Callable[[Problem], Any]) -> Callable[[Problem], Drawn]:
@@ -214,6 +253,33 @@ METHODS: dict[str, Method] = {
         "Gaussian data",
         "Rozet et al. 2024 (2405.13712)",
     ),
+    "repaint": Method(
+        _held(lambda p: RePaint(*_linear(p), rounds=3)),
+        lambda grid: 3 * grid.steps,
+        _none,
+        "independent coordinates",
+        "Lugmayr et al. 2022 (2201.09865), three rounds",
+    ),
+    "ddnm": Method(_held(lambda p: DDNM(*_linear(p))), _once, _none, "nothing", "Wang et al. 2022 (2212.00490)"),
+    "ddrm": Method(
+        _held(lambda p: DDRM(*_linear(p))),
+        _once,
+        _none,
+        "nothing; biased towards y by many steps",
+        "Kawar et al. 2022 (2201.11793)",
+    ),
+    "diffpir": Method(
+        _held(lambda p: DiffPIR(*_linear(p))), _once, _none, "the mean of Gaussian data", "Zhu et al. 2023 (2305.08995)"
+    ),
+    "daps": Method(
+        _held(lambda p: DAPS(p.likelihood, Closed(), p.data_std, ode_calls=4)),
+        lambda grid: 4 * grid.steps,
+        _none,
+        "nothing; white data with one call a level",
+        "Zhang et al. 2024 (2407.01521), four calls a level",
+    ),
+    "reddiff": Method(_held(_descent), _once, _none, "nothing; seeks a mode", "Mardani et al. 2023 (2305.04391)"),
+    "mcgdiff": Method(_filtered, _once, _none, "any data, with particles and steps", "Cardoso et al. 2023 (2308.07983)"),
     "tds": Method(
         _weighed(lambda p: twist(second_order(p.denoiser, "jacobian"), p.likelihood)),
         _once,

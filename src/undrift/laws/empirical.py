@@ -138,8 +138,18 @@ class Empirical(Numbers):
         return self._weigh(reward(self.atoms))
 
     def _weigh(self, log_ratio: Tensor) -> "Empirical":
-        log_weights = torch.log_softmax(self.log_weights + log_ratio, -1)
-        return Empirical(log_weights, self.atoms)
+        """Other weights.
+
+        Raises:
+            LawError: no atom is left with any (seen on the CPU only).
+        """
+        joint = self.log_weights + log_ratio
+        if joint.device.type == "cpu" and bool((joint == -torch.inf).all(-1).any()):
+            raise LawError(
+                "no atom is possible under what is wanted: every one has the reward -inf; loosen it, or give the law an event "
+                "that satisfies it"
+            )
+        return Empirical(torch.log_softmax(joint, -1), self.atoms)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Implicit(Numbers):
         return quadratic + white_log_prob(torch.zeros_like(residual)) - scale.log().sum()
 
     def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Implicit":
-        """Law of X given y = A X + noise; a product with its covariance costs one with C, and a solve."""
+        """Law of X given y = A X + noise, a point to steps back; a product with its covariance is one with C and a solve."""
 
         def move(residual: Tensor) -> Tensor:
             return self.product(look.adjoint(self._solve(look, residual, variance)))

@@ -88,7 +88,8 @@ class Normal(Numbers):
     def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Normal":
         """Law of X given y = A X + noise: the Kalman update."""
         seen = Seen.of(self.cov, look, variance)
-        return Normal(self.mean + seen.move(y - look.forward(self.mean)).reshape(self.mean.shape), seen.left())
+        step = seen.move(y - look.forward(self.mean))
+        return Normal(self.mean + step.reshape(-1, *self.mean.shape[1:]), seen.left())
 
     def log_mass(self, low: Tensor, high: Tensor) -> Tensor:
         """Log P(low <= X <= high), shape (B,), nats; bounds broadcast against the event, and may be infinite.
@@ -102,10 +103,10 @@ class Normal(Numbers):
 
     def log_mgf(self, direction: Tensor) -> Tensor:
         """Log E exp(direction . X) = g.m + g.C g / 2, shape (B,)."""
-        flat = direction.expand_as(self.mean).flatten(1)
+        flat = direction.expand(-1, *self.mean.shape[1:]).flatten(1)
         return (flat * self.mean.flatten(1)).sum(1) + 0.5 * self.cov.quadratic(lambda v: v, flat)
 
     def tilt(self, direction: Tensor) -> "Normal":
         """Proportional to p(x) exp(direction . x): the mean moves by C g."""
-        shift = self.cov.apply(lambda v: v, direction.expand_as(self.mean).flatten(1))
-        return Normal(self.mean + shift.reshape(self.mean.shape), self.cov)
+        shift = self.cov.apply(lambda v: v, direction.expand(-1, *self.mean.shape[1:]).flatten(1))
+        return Normal(self.mean + shift.reshape(-1, *self.mean.shape[1:]), self.cov)
