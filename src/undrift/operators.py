@@ -175,6 +175,12 @@ class Mask(Operator):
         """Number of coordinates seen."""
         return self._where.shape[0]
 
+    @property
+    def svd(self) -> SVD:
+        """Coordinates are their own singular vectors, of value 1: nothing is decomposed."""
+        eye = torch.eye(self.measurements, dtype=self.dtype)
+        return SVD(eye, eye.new_ones(self.measurements), self.matrix.mT)
+
     def forward(self, x: Tensor) -> Tensor:
         """The seen coordinates, in row-major order."""
         return x.flatten(1)[:, self._where.to(x.device)]

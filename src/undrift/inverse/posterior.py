@@ -272,11 +272,11 @@ METHODS: dict[str, Method] = {
         _held(lambda p: DiffPIR(*_linear(p))), _once, _none, "the mean of Gaussian data", "Zhu et al. 2023 (2305.08995)"
     ),
     "daps": Method(
-        _held(lambda p: DAPS(p.likelihood, Closed(), p.data_std, ode_calls=4)),
-        lambda grid: 4 * grid.steps,
+        _held(lambda p: DAPS(p.likelihood, Closed(), p.data_std)),
+        _once,
         _none,
-        "nothing; white data with one call a level",
-        "Zhang et al. 2024 (2407.01521), four calls a level",
+        "Gaussian data",
+        "Zhang et al. 2024 (2407.01521), one call a level",
     ),
     "reddiff": Method(_held(_descent), _once, _none, "nothing; seeks a mode", "Mardani et al. 2023 (2305.04391)"),
     "mcgdiff": Method(_filtered, _once, _none, "any data, with particles and steps", "Cardoso et al. 2023 (2308.07983)"),
