@@ -222,7 +222,7 @@ def bias(args: argparse.Namespace) -> list[list[str]]:
                 model if name == "condition" else Mean(), likelihood, grid, n, method=name, event=(d,), seed=1, data_std=std,
                 particles=n, dtype=F64,
             )  # fmt: skip
-            row += [f"{e:.3f}" for e in errors(found.samples)]
+            row += [f"{e:.3f}" if e < 1000 else "> 999" for e in errors(found.samples)]
         rows.append(row)
     return rows
 
@@ -233,13 +233,18 @@ def mean(records: list[Record], key: str, name: str | None, d: int, steps: int) 
     return statistics.mean(some) if some else math.nan
 
 
+def figure(value: float) -> str:
+    """Two digits, or that it ran away."""
+    return f"{value:.2f}" if value < 1000 else "> 999"
+
+
 def distances(records: list[Record], names: list[str], columns: list[tuple[int, int]]) -> list[str]:
     """W2 of every method."""
     rows = [
         [f"**{what}**", *(f"**{mean(records, key, None, *c):.2f}**" for c in columns)]
         for what, key in (("floor: exact draws", "floor"), ("ignored y", "ignored"))
     ]
-    rows += [[name, *(f"{mean(records, 'w2', name, *c):.2f}" for c in columns)] for name in names]
+    rows += [[name, *(figure(mean(records, "w2", name, *c)) for c in columns)] for name in names]
     return table(["", *(COLUMN.format(*c) for c in columns)], rows)
 
 
@@ -252,8 +257,8 @@ def excess(records: list[Record], names: list[str], columns: list[tuple[int, int
         gaps = {name: mean(records, "w2", name, *c) - floor for name in (*ours, "auto")}
         best = min(ours, key=lambda name: gaps[name])
         law = mean(records, "w2", "condition", *c) / floor
-        figures = (gaps[best], gaps["auto"], gaps["auto"] / gaps[best], law)
-        rows.append([COLUMN.format(*c), best, *(f"{figure:.2f}" for figure in figures)])
+        shown = (gaps[best], gaps["auto"], gaps["auto"] / gaps[best], law)
+        rows.append([COLUMN.format(*c), best, *(figure(value) for value in shown)])
     return table(["", "best method", "its excess", "excess of auto", "ratio", "condition / floor"], rows)
 
 
@@ -268,7 +273,7 @@ def beside(records: list[Record], names: list[str], columns: list[tuple[int, int
     for ours, theirs in PEER.items():
         pair = (ours, f"azula {theirs}")
         if all(name in names for name in pair):
-            errors = [" / ".join(f"{mean(records, 'w2', name, *c):.2f}" for name in pair) for c in columns]
+            errors = [" / ".join(figure(mean(records, "w2", name, *c)) for name in pair) for c in columns]
             rows.append([" / ".join(pair), *errors, *(" / ".join(f"{cost(name, d):.2f}" for name in pair) for d in dims)])
     return table(
         ["ours / theirs", *(f"W2, {COLUMN.format(*c)}" for c in columns), *(f"ms a call, d = {d}" for d in dims)], rows

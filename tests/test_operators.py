@@ -116,7 +116,7 @@ def test_another_event_is_refused_with_the_shape_that_is_wanted(name):
     ],
 )
 def test_functions_that_are_not_linear_are_refused(function, event):
-    with pytest.raises(OperatorError, match=r"not linear in a batch.*Measurement"):
+    with pytest.raises(OperatorError, match=r"not linear in a batch.*inverse\.measurement"):
         Function(function, event)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Operator(ABC):
         if tuple(x.shape[1:]) != self.event:
             raise ShapeError(
                 f"this operator measures events of shape {self.event}, and a batch of shape {tuple(x.shape)} was given; "
-                f"wanted (B, {', '.join(map(str, self.event))})"
+                f"wanted (B, {', '.join(map(str, self.event))}): a mask for every channel is mask.expand(event)"
             )
         return self.forward(x)
 
@@ -116,6 +117,8 @@ class Matrix(Operator):
                 f"a matrix with {self.values.shape[1]} columns cannot measure events of shape {self.event}, which hold "
                 f"{_numel(self.event)} numbers; flatten the event in the matrix's column order"
             )
+        if not self.values.is_floating_point():
+            object.__setattr__(self, "values", self.values.double())
         if not bool(torch.isfinite(self.values).all()):
             raise OperatorError("the matrix of a measurement holds NaN or infinity; drop or mend those rows")
 
@@ -214,12 +217,17 @@ class Function(Operator):
         object.__setattr__(self, "event", tuple(self.event))
         rng = torch.Generator().manual_seed(0)
         x = torch.randn((2, *self.event), dtype=torch.float64, generator=rng)
-        y = self.function(x)
-        mix = self.function(x[:1] - 3 * x[1:])
+        try:
+            y, mix = self.function(x), self.function(x[:1] - 3 * x[1:])
+        except RuntimeError as error:
+            raise OperatorError(
+                f"this function fails on float64 events ({error}); inside, bring its constants and weights to the event's "
+                "dtype and device: kernel.to(x)"
+            ) from error
         if y.shape[0] != 2 or not _close(mix, y[:1] - 3 * y[1:]):
             raise OperatorError(
                 "this function is not linear in a batch of events: f(x - 3 x') differs from f(x) - 3 f(x'); steer by a reward "
-                "such as potentials.Measurement(y, f, noise) in place of a linear likelihood"
+                "such as inverse.measurement(y, f, noise, event=...) in place of a linear likelihood"
             )
         object.__setattr__(self, "_output", tuple(y.shape[1:]))
         probe = torch.randn(y.shape, dtype=torch.float64, generator=rng)
@@ -310,6 +318,8 @@ def as_operator(a: Any, event: Sequence[int] | None = None) -> Operator:
     """
     if isinstance(a, Operator):
         return a
+    if isinstance(a, np.ndarray):
+        a = torch.from_numpy(a)
     if isinstance(a, Tensor):
         return Mask(a) if a.dtype == torch.bool else Matrix(a, tuple(event or ()))
     if callable(a) and event is not None:

@@ -43,7 +43,7 @@ class Steering(Protocol):
 
     @property
     def potential(self) -> Any:
-        """What is wanted, at the clean end: (B, *E) -> (B,)."""
+        """What is wanted, at the clean end: (B, *E) -> (B,), with data for `batch` rows."""
         ...
 
     def ask(self, x_t: Tensor, t: Tensor) -> tuple[Any, Tensor, Any]:
@@ -105,7 +105,7 @@ class Particles:
         index = torch.arange(self.x.shape[1], device=self.x.device).expand(self.log_weights.shape)
         for parents in self.ancestors.flip(0):
             index = parents.gather(1, index)
-        return torch.stack([row.unique().numel() * torch.ones((), dtype=torch.long) for row in index])
+        return torch.tensor([row.unique().numel() for row in index], device=index.device)
 
     def _alive(self) -> None:
         dead = self.log_evidence == -torch.inf
@@ -170,7 +170,8 @@ def smc(
     Raises:
         TimeError: the grid starts below t = 1 and no prior was given.
         GridError: the grid rises, or stops before t = 0.
-        ShapeError: the denoiser answers in another dtype than the states'.
+        ShapeError: the denoiser answers in another dtype than the states'; the potential holds data for another number of
+            problems; the prior draws other states.
         NonFiniteError: a weight is NaN.
         PotentialError: fewer than one particle or problem, or a threshold outside [0, 1].
 
@@ -194,9 +195,17 @@ def smc(
             f"the grid starts at t = {grid.times[0]:g}, and the path's prior is the law at t = 1; start the grid at 1, or give "
             "prior=, the law of the state at the grid's first time"
         )
+    held = steering.potential.batch
+    if held not in (1, problems):
+        raise ShapeError(f"the potential holds data for {held} rows, one per problem: give problems={held}, or one row for all")
     path, steering, rows = steering.path, steering.per(particles), problems * particles
     like = torch.empty((rows, *event), dtype=dtype, device=device)
     x = (prior or path.prior(like)).sample(rng)
+    if x.shape != like.shape:
+        raise ShapeError(
+            f"prior= draws states of shape {tuple(x.shape)}, and {rows} particles of shape {tuple(event)} start from it; give "
+            f"a law of {rows} rows, path.prior(torch.empty({rows}, ...), t)"
+        )
     times = [torch.tensor(t, dtype=torch.float64) for t in grid.times]
     kind, here = x.dtype, torch.arange(particles, device=x.device).expand(problems, -1)
 

@@ -16,6 +16,7 @@ from undrift import gaussian
 from undrift.core import CG, Covariance, Shared
 from undrift.errors import LawError, PotentialError, ShapeError
 from undrift.guidance import All, Likelihood, Linear, Reward, at_mean, monte_carlo
+from undrift.guidance.potentials import Complement
 from undrift.laws import Affine, Categorical, Empirical, Implicit, Mixture, Normal, Point
 from undrift.operators import Mask, Matrix
 
@@ -123,7 +124,23 @@ def test_a_tempered_reward_keeps_its_rows():
     ):
         torch.testing.assert_close(undo(wrap(own).per(3)(x)), want, **ALGEBRA)
     hidden = Likelihood(own.look, own.y, own.variance, -50.0)  # a log-probability at these points
-    torch.testing.assert_close((~hidden).per(3)(x), torch.log1p(-(want - 50).exp()), **ALGEBRA)
+    torch.testing.assert_close(Complement(hidden).per(3)(x), torch.log1p(-(want - 50).exp()), **ALGEBRA)
+
+
+def test_densities_have_no_complement():
+    with pytest.raises(PotentialError, match="no probability"):
+        ~look(A, draws((1, 2), 7), R)
+    with pytest.raises(PotentialError, match="no probability"):
+        ~Linear(G)
+
+
+def test_what_is_no_potential_is_refused():
+    with pytest.raises(PotentialError, match=r"guidance\.Reward"):
+        Linear(G) & (lambda x: x.sum(1))
+    with pytest.raises(ShapeError, match="give direction"):
+        Linear(G[0])
+    with pytest.raises(ShapeError, match="rows cannot be joined"):
+        look(A, draws((2, 2), 7), R) & look(A, draws((3, 2), 7), R)
 
 
 def monte_carlo_of(potential):

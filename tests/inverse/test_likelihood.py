@@ -105,3 +105,23 @@ def test_likelihoods_are_potentials_of_one_kind():
     s = A @ c @ A.mT + noise**2 * torch.eye(2, dtype=F64)
     want = torch.distributions.MultivariateNormal(A @ prior.mean[0], s).log_prob(Y)
     assert relative(y.lift(prior), want[None]) < 1e-12
+
+
+def test_arrays_and_whole_numbers_are_taken():
+    as_numpy = gaussian_likelihood(Y.numpy(), A.numpy(), 0.3)
+    assert relative(as_numpy(X), dense(X, Y, 0.3)) < 1e-13
+    counts = gaussian_likelihood(torch.tensor([3.0], dtype=F64), torch.tensor([[1, 0, 1, 0]]), 0.3)
+    assert counts.look.svd.values.dtype == F64
+
+
+def test_weights_of_another_dtype_are_told():
+    kernel = torch.ones(2, 4)  # float32
+    with pytest.raises(OperatorError, match=r"to\(x\)"):
+        gaussian_likelihood(Y, lambda x: x @ kernel.mT, 0.3, event=(4,))
+    with pytest.raises(OperatorError, match=r"to\(x\)"):
+        measurement(Y, lambda x: x @ kernel.mT, 0.3, event=(4,))
+
+
+def test_densities_have_no_complement():
+    with pytest.raises(PotentialError, match="no complement"):
+        ~measurement(Y, lambda x: x[:, :2], 0.3, event=(4,))

@@ -13,6 +13,7 @@ from undrift import gaussian, grids
 from undrift.core import Covariance, Shared
 from undrift.errors import PotentialError, ShapeError, TimeError
 from undrift.evidence import sliced_w2
+from undrift.guidance import Linear
 from undrift.inverse import METHODS, gaussian_likelihood, posterior
 from undrift.laws import Mixture, Point
 from undrift.schedules import VP, LinearFlow
@@ -163,8 +164,34 @@ def test_bad_requests_are_refused_before_the_first_call():
 
 def test_a_path_that_ends_in_pure_noise_is_started_below_it():
     path = gaussian.Path(LinearFlow())
-    like = torch.zeros(8, 4, dtype=F64)
-    model, grid, start = gaussian.Exact(path, normal(MEAN, COV)), grids.uniform(None, 50, start=0.999), path.prior(like, 0.999)
-    found = posterior(model, LOOK, grid, 8, method="mmps", event=(4,), seed=0, data_std=1.0, prior=start, dtype=F64)
+    model, grid = gaussian.Exact(path, normal(MEAN, COV)), grids.uniform(None, 50, start=0.999)
+    found = posterior(model, LOOK, grid, 8, method="mmps", event=(4,), seed=0, data_std=1.0, dtype=F64)
     assert bool(torch.isfinite(found.samples).all())
     assert float(found.misfit.mean()) < 3
+
+
+def test_what_particles_are_worth_is_told():
+    found = draw("tds", normal(MEAN, COV), LOOK, 20, 64)
+    assert found.effective == min(64.0, float(found.particles.sizes[-1, 0]))
+    assert draw("mmps", normal(MEAN, COV), LOOK, 5, 6).effective == 6
+
+
+def test_pigdm_is_exact_on_isotropic_data():
+    # Its claim: as above, on data of its own kind.
+    prior = normal(MEAN, torch.eye(4, dtype=F64))
+    truth = LOOK.absorb(prior)
+    white = torch.linalg.inv(torch.linalg.cholesky(truth.covariance()[0]))
+    errors = []
+    for steps in (100, 400):
+        z = (draw("pigdm", prior, LOOK, steps, 10000).samples - truth.mean) @ white.mT
+        errors.append(float((torch.cov(z.mT) - torch.eye(4, dtype=F64)).norm()))
+        assert float(z.mean(0).norm()) < 0.08
+    assert errors[0] / errors[1] > 2
+
+
+def test_only_one_linear_measurement_has_methods_by_name():
+    model, grid = gaussian.Exact(PATH, normal(MEAN, COV)), grids.uniform(None, 3)
+    with pytest.raises(PotentialError, match=r"guidance\.twist"):
+        posterior(model, LOOK & Linear(MEAN[None]), grid, 4, method="mmps", event=(4,), seed=0, data_std=1.0, dtype=F64)
+    twice = posterior(model, LOOK & LOOK, grid, 4, method="mmps", event=(4,), seed=0, data_std=1.0, dtype=F64)
+    assert relative(twice.misfit, ((LOOK.y - twice.samples @ A.mT) / 0.4).square().mean(1).sqrt()) < 1e-12

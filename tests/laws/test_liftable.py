@@ -12,6 +12,7 @@ import torch
 from oracles import COVARIANCES, F64, covariance, draws, hermite
 from undrift.core import CG, Covariance
 from undrift.errors import LawError
+from undrift.inverse import gaussian_likelihood, measurement
 from undrift.laws import Categorical, Empirical, Implicit, Liftable, Mixture, Normal, Point
 from undrift.operators import Matrix
 
@@ -281,3 +282,14 @@ def test_atoms_that_nothing_wants_are_told():
     law = Empirical.of(draws((4, 2), 1))
     with pytest.raises(LawError, match="loosen it"):
         law.reweight(lambda x: torch.full(x.shape[:1], -torch.inf, dtype=F64))
+
+
+def test_rewards_with_data_per_row_meet_every_atom():
+    # Four atoms and four rows: atom i must not be compared with row i alone. Against the closed likelihood of the same look.
+    law, y = Empirical.of(draws((4, 2), 1)), draws((4, 1), 2)
+    bent = measurement(y, lambda x: x[:, 1:], 0.3, event=(2,))
+    straight = gaussian_likelihood(y, torch.tensor([[0.0, 1.0]], dtype=F64), 0.3)
+    torch.testing.assert_close(bent.lift(law), straight.lift(law), **ALGEBRA)
+    torch.testing.assert_close(bent.absorb(law).log_weights, straight.absorb(law).log_weights, **ALGEBRA)
+    few = measurement(y[:3], lambda x: x[:, 1:], 0.3, event=(2,))
+    torch.testing.assert_close(few.lift(law), straight.lift(law)[:3], **ALGEBRA)

@@ -24,7 +24,13 @@ _LOG_2PI = 1.8378770664093453
 
 @runtime_checkable
 class Look(Protocol):
-    """A linear look at an event, as the operators of `undrift.operators` are."""
+    """A linear look at an event, as the operators of `undrift.operators` are.
+
+    Attributes:
+        event: shape E of one event.
+    """
+
+    event: tuple[int, ...]
 
     @property
     def matrix(self) -> Tensor:

@@ -36,6 +36,15 @@ from undrift.operators import Stacked
 __all__ = ["All", "Likelihood", "Linear", "Potential", "Reward", "at_mean", "monte_carlo"]
 
 
+_NO_COMPLEMENT = (
+    "{} is no probability, so it has no complement; negate labels, constraints and rewards that are log-probabilities"
+)
+_LIFTED = (
+    "{} says how a gradient or a weight is had, not a law: to condition a law of finitely many events, give the potential "
+    "itself"
+)
+
+
 class Potential(ABC):
     """A reward at the clean end."""
 
@@ -60,6 +69,11 @@ class Potential(ABC):
         """Whether every law of numbers lifts and absorbs it exactly."""
         return False
 
+    @property
+    def batch(self) -> int:
+        """How many rows it holds data for; 1 serves any batch."""
+        return 1
+
     def per(self, particles: int) -> "Potential":
         """The same potential for `particles` rows of every problem; only those that hold data per row change."""
         return self
@@ -74,8 +88,12 @@ class Potential(ABC):
         return potential
 
     def __and__(self, other: "Potential") -> "All":
-        """Both: the rewards add at the clean end."""
-        return All([self, other])
+        """Both: the rewards add at the clean end.
+
+        Raises:
+            PotentialError: the other is no potential.
+        """
+        return All([self, checked(other)])
 
     def __invert__(self) -> "Potential":
         """Not this: h becomes 1 - h; for potentials that are log-probabilities."""
@@ -84,6 +102,10 @@ class Potential(ABC):
     def __rmul__(self, weight: float) -> "Potential":
         """Tempered: `weight` times the reward."""
         return Tempered(weight, self)
+
+    def __mul__(self, weight: float) -> "Potential":
+        """Tempered: `weight` times the reward."""
+        return self.__rmul__(weight)
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,11 @@ class Tempered(Potential):
         """Weight times the reward."""
         return self.weight * self.potential(x_0)
 
+    @property
+    def batch(self) -> int:
+        """Those of the potential inside."""
+        return self.potential.batch
+
     def per(self, particles: int) -> "Tempered":
         """Repeated."""
         return Tempered(self.weight, self.potential.per(particles))
@@ -110,6 +137,9 @@ class Tempered(Potential):
 @dataclass(frozen=True)
 class Reward(Potential):
     """Any function of events: (B, *E) -> (B,), nats (divide by your temperature).
+
+    Under a `Point`, which is what a network answers with, its lift is its value there: universal guidance, biased where the
+    clean end is spread. `monte_carlo` under a second-order law, or particles, do better.
 
     Attributes:
         function: the reward; differentiable where a gradient is to steer.
@@ -141,14 +171,37 @@ class Linear(Potential):
 
     Attributes:
         direction: g, nats per codec unit, shape (1, *E), or (B, *E) for one direction per row.
+
+    Raises:
+        ShapeError: a direction without a batch axis.
     """
 
     direction: Tensor
+
+    def __post_init__(self) -> None:
+        if self.direction.ndim < 2:
+            raise ShapeError(
+                "a linear reward's direction has shape (1, *E), or (B, *E) for one per row; got "
+                f"{tuple(self.direction.shape)}: give direction[None]"
+            )
 
     @property
     def closed(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def batch(self) -> int:
+        """Number of directions."""
+        return self.direction.shape[0]
+
+    def __invert__(self) -> Potential:
+        """No probability.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError(_NO_COMPLEMENT.format("a linear reward"))
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Direction . x_0."""
@@ -192,8 +245,21 @@ class Likelihood(Potential):
         """Yes."""
         return True
 
+    @property
+    def batch(self) -> int:
+        """Number of measurements."""
+        return self.y.shape[0]
+
+    def __invert__(self) -> Potential:
+        """A density, no probability.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError(_NO_COMPLEMENT.format("a measurement's density"))
+
     def __call__(self, x_0: Tensor) -> Tensor:
-        """Log density of the measurement at x_0.
+        """Log density of the measurement at x_0, nats.
 
         Raises:
             ShapeError: as in `lift`.
@@ -222,7 +288,7 @@ class Likelihood(Potential):
         return law.observe(self.look, self.y.to(law.mean), self.variance)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _fits(self, events: Tensor) -> None:
-        event, rows = getattr(self.look, "event", events.shape[1:]), self.y.shape[0]
+        event, rows = self.look.event, self.y.shape[0]
         if tuple(event) != tuple(events.shape[1:]) or 1 != rows != events.shape[0] != 1:
             raise ShapeError(
                 f"{rows} measurements of events of shape {tuple(event)} were given for {events.shape[0]} events of shape "
@@ -260,6 +326,7 @@ class All(Potential):
 
     Raises:
         PotentialError: parts without a closed form that are lifted in different ways.
+        ShapeError: parts with data for different numbers of rows.
 
     Checked by: tests/guidance/test_potentials.py::test_two_looks_at_one_coordinate_have_the_joint_gain
     """
@@ -267,6 +334,9 @@ class All(Potential):
     parts: tuple[Potential, ...]
 
     def __init__(self, parts: Sequence[Potential]):
+        counts = {part.batch for part in parts} - {1}
+        if len(counts) > 1:
+            raise ShapeError(f"potentials with data for {sorted(counts)} rows cannot be joined; give each one row, or as many")
         flat = [leaf for part in parts for leaf in (part.parts if isinstance(part, All) else (part,))]
         looks = [p for p in flat if isinstance(p, Likelihood)]
         leans = [p for p in flat if isinstance(p, Linear)]
@@ -307,6 +377,11 @@ class All(Potential):
         for part in (*closed, *rest):
             law = part.absorb(law)
         return law
+
+    @property
+    def batch(self) -> int:
+        """The most of any part."""
+        return max(part.batch for part in self.parts)
 
     def per(self, particles: int) -> "All":
         """Every part repeated."""
@@ -354,6 +429,11 @@ class Complement(Potential):
         """Log(1 - h): exact wherever the potential's own lift is."""
         return _log1mexp(self.potential.lift(law))
 
+    @property
+    def batch(self) -> int:
+        """Those of the potential inside."""
+        return self.potential.batch
+
     def per(self, particles: int) -> "Complement":
         """Repeated."""
         return Complement(self.potential.per(particles))
@@ -376,6 +456,19 @@ class AtMean(Potential):
     def lift(self, law: Any) -> Tensor:
         """R at the mean."""
         return self.potential(law.mean)
+
+    def absorb(self, law: Any) -> Any:
+        """A lift at the mean belongs to no tilted law.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError(_LIFTED.format("at_mean"))
+
+    @property
+    def batch(self) -> int:
+        """Those of the potential inside."""
+        return self.potential.batch
 
     def per(self, particles: int) -> "AtMean":
         """Repeated."""
@@ -414,6 +507,19 @@ class MonteCarlo(Potential):
         values = torch.stack([self.potential(law.sample(rng)) for _ in range(self.draws)])
         mean = torch.logsumexp(values, 0) - torch.tensor(float(self.draws), dtype=values.dtype).log()
         return mean if self.floor == -torch.inf else torch.logaddexp(mean, torch.full_like(mean, self.floor))
+
+    def absorb(self, law: Any) -> Any:
+        """A lift by draws belongs to no tilted law.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError(_LIFTED.format("monte_carlo"))
+
+    @property
+    def batch(self) -> int:
+        """Those of the potential inside."""
+        return self.potential.batch
 
     def per(self, particles: int) -> "MonteCarlo":
         """Repeated."""
@@ -478,6 +584,19 @@ class Common:
     def replay(self) -> "Common":
         """The same source, rewound."""
         return Common(self.seed)
+
+
+def checked(potential: Any) -> Potential:
+    """The potential itself.
+
+    Raises:
+        PotentialError: it is a bare function, or something else.
+    """
+    if isinstance(potential, Potential):
+        return potential
+    raise PotentialError(
+        f"what is wanted is a potential, and {type(potential).__name__} is none; wrap a function of events in guidance.Reward"
+    )
 
 
 def _stack(looks: list[Likelihood]) -> Likelihood:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from undrift.core import pad
 from undrift.errors import PotentialError
-from undrift.guidance.potentials import All, Potential
+from undrift.guidance.potentials import All, Potential, checked
 from undrift.guidance.second_order import tracked
 from undrift.guidance.strength import Scale, at, once
 from undrift.laws import Point
@@ -59,7 +59,7 @@ def condition(denoiser: Any, potential: Potential) -> "Conditioned":
     Source: Bayes' rule; for a Kalman update under a `Normal`, Rozet et al. 2024.
     Checked by: tests/guidance/test_twist.py::test_condition_is_the_posteriors_own_denoiser
     """
-    return Conditioned(denoiser, potential)
+    return Conditioned(denoiser, checked(potential))
 
 
 def twist(denoiser: Any, potential: Potential, *, scale: Scale = 1.0) -> "Twisted":
@@ -88,7 +88,7 @@ def twist(denoiser: Any, potential: Potential, *, scale: Scale = 1.0) -> "Twiste
                 "temper one of them, twist(denoiser, p & (0.5 * q))"
             )
         return Twisted(denoiser.denoiser, denoiser.potential & potential)
-    return Twisted(denoiser, potential, once(scale))
+    return Twisted(denoiser, checked(potential), once(scale))
 
 
 def weigh(denoiser: Any, potential: Potential) -> "Weighed":
@@ -96,7 +96,7 @@ def weigh(denoiser: Any, potential: Potential) -> "Weighed":
 
     Source: Singhal et al. 2025 (2501.06848). Checked by: tests/test_particles.py
     """
-    return Weighed(denoiser, potential)
+    return Weighed(denoiser, checked(potential))
 
 
 @dataclass(frozen=True)

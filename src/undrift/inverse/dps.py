@@ -97,7 +97,7 @@ class DPS:
         Raises:
             ShapeError: the operator measures another event, or there is neither one measurement nor one per sample.
         """
-        event, rows = getattr(self.likelihood.look, "event", tuple(x.shape[1:])), self.likelihood.y.shape[0]
+        event, rows = self.likelihood.look.event, self.likelihood.y.shape[0]
         if tuple(x.shape[1:]) != event or rows not in (1, x.shape[0]):
             raise ShapeError(
                 f"a batch of shape {tuple(x.shape)} meets {rows} measurements of events of shape {event}; give one "

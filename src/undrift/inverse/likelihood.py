@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from undrift.core.seen import white_log_prob
-from undrift.errors import PotentialError, ShapeError
+from undrift.errors import OperatorError, PotentialError, ShapeError
 from undrift.guidance.potentials import Likelihood, Potential
 from undrift.operators import as_operator
 
@@ -59,6 +59,8 @@ class Measurement(Potential):
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Log N(y; f(x_0), R), shape (B,)."""
+        if self.batch not in (1, x_0.shape[0]):
+            raise ShapeError(f"{self.batch} measurements were given for {x_0.shape[0]} events; give one, or one per event")
         seen = self.function(x_0).flatten(1)
         if seen.shape != (x_0.shape[0], self.y.shape[1]):
             raise PotentialError(
@@ -68,12 +70,25 @@ class Measurement(Potential):
         scale = self.variance.to(seen).sqrt().expand(seen.shape[1])
         return white_log_prob((self.y.to(seen) - seen) / scale) - scale.log().sum()
 
+    @property
+    def batch(self) -> int:
+        """Number of measurements."""
+        return self.y.shape[0]
+
+    def __invert__(self) -> Potential:
+        """A density, no probability.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError("a measurement's density is no probability, so it has no complement")
+
     def per(self, particles: int) -> "Measurement":
         """Measurements repeated."""
         return self if self.y.shape[0] == 1 else replace(self, y=self.y.repeat_interleave(particles, 0))
 
 
-def measurement(y: Tensor, function: Callable[[Tensor], Tensor], noise: float | Tensor, *, event: Sequence[int]) -> Measurement:
+def measurement(y: Any, function: Callable[[Tensor], Tensor], noise: float | Tensor, *, event: Sequence[int]) -> Measurement:
     """The potential log N(y; f(x_0), noise^2) for any function f.
 
     Args:
@@ -85,16 +100,23 @@ def measurement(y: Tensor, function: Callable[[Tensor], Tensor], noise: float | 
     Raises:
         ShapeError: y does not hold as many numbers as the function makes; noise neither one number nor m.
         PotentialError: NaN or infinity in y; noise that is not positive.
+        OperatorError: the function fails on an event of its own.
 
     Source: Chung et al. 2022 (2209.14687), section 3.3.
     Checked by: tests/inverse/test_likelihood.py::test_any_function_can_be_measured
     """
-    made = function(torch.zeros((1, *event), dtype=torch.float64))
+    try:
+        made = function(torch.zeros((1, *event), dtype=torch.float64))
+    except RuntimeError as error:
+        raise OperatorError(
+            f"the measured function fails on an event of float64 zeros ({error}); inside, bring its constants and weights to "
+            "the event's dtype and device: w.to(x)"
+        ) from error
     rows = _rows(y, made.numel())
     return Measurement(function, rows, _variance(noise, made.numel(), rows))
 
 
-def _rows(y: Tensor, m: int) -> Tensor:
+def _rows(y: Any, m: int) -> Tensor:
     """Measurements as (1, m) or (B, m)."""
     y = torch.as_tensor(y)
     y = y if y.dtype.is_floating_point else y.double()
@@ -109,7 +131,8 @@ def _rows(y: Tensor, m: int) -> Tensor:
     if y.ndim > 1 and y[0].numel() == m:
         return y.reshape(y.shape[0], m)
     raise ShapeError(
-        f"a measurement of {m} numbers was expected (or m for each sample, shape (B, {m})), and y has shape {tuple(y.shape)}"
+        f"a measurement of {m} numbers was expected (or m for each sample, shape (B, {m})), and y has shape {tuple(y.shape)}; "
+        "of a masked event give what is seen: y[mask]"
     )
 
 

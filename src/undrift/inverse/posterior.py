@@ -5,7 +5,8 @@ likelihood is lifted under, or in how a sampler holds the problem; `docs/benchma
 
 `auto` is twisted particles: weights correct what its own approximation gets wrong. It lifts under the denoiser's own law where
 that is more than a mean, and under the Jacobian's covariance where it is not, and draws from several times as many particles as
-are asked for.
+are asked for. The more a measurement tells (hundreds of pixels), the more particles it takes: look at `Posterior.effective`.
+For a closed-form denoiser `condition` is exact and needs none.
 
 Checked by: tests/inverse/test_posterior.py
 """
@@ -21,7 +22,7 @@ from undrift.core import CG, RowSum, Shared
 from undrift.errors import PotentialError, ShapeError, TimeError
 from undrift.gaussian import DDIM
 from undrift.grids import Grid
-from undrift.guidance.potentials import Likelihood
+from undrift.guidance.potentials import All, Likelihood, Potential
 from undrift.guidance.second_order import Asked, isotropic, jacobian, second_order
 from undrift.guidance.twist import condition, twist, weigh
 from undrift.inverse.daps import DAPS, Closed
@@ -56,7 +57,6 @@ class Problem:
         particles: how many, for methods that weigh them.
         dtype: of the states.
         device: of the states.
-        prior: law of the state at the grid's first time, or None for the path's own at t = 1.
         progress: wraps the loop.
     """
 
@@ -70,7 +70,6 @@ class Problem:
     particles: int
     dtype: torch.dtype
     device: torch.device | str
-    prior: Law | None
     progress: Callable[[Iterator[Step]], Iterator[Step]]
 
 
@@ -82,6 +81,8 @@ class Posterior:
         samples: shape (n, *E).
         method: its name.
         particles: the weighted particles they were drawn from, with the evidence; None for methods without.
+        effective: how many independent draws the particles are worth at the end, n without particles. Far below n the samples
+            repeat each other: take more particles or more steps, or "mmps", which has none.
         misfit: root mean square of the whitened residual (y - A x) / noise of every sample, shape (n,): about 1 where the
             samples explain the measurement, whatever its size.
     """
@@ -89,6 +90,7 @@ class Posterior:
     samples: Tensor
     method: str
     particles: Particles | None
+    effective: float
     misfit: Tensor
 
 
@@ -168,11 +170,17 @@ def _weighed(steer: Callable[[Problem], Any]) -> Callable[[Problem], Drawn]:
             rng=Shared(p.seed, p.device),
             dtype=p.dtype,
             device=p.device,
-            prior=p.prior,
+            prior=_start(p, p.particles),
         )
         return found.draw(Shared(p.seed + 1, p.device), p.n)[0], found
 
     return run
+
+
+def _start(p: Problem, rows: int) -> Law:
+    """The path's prior at the grid's first time."""
+    like = torch.empty((rows, *p.event), dtype=p.dtype, device=p.device)
+    return p.denoiser.path.prior(like, p.grid.times[0])
 
 
 def _sample(p: Problem, denoiser: Any, sampler: Any) -> Drawn:
@@ -184,7 +192,7 @@ def _sample(p: Problem, denoiser: Any, sampler: Any) -> Drawn:
         seed=p.seed,
         dtype=p.dtype,
         device=p.device,
-        prior=p.prior,
+        prior=_start(p, p.n),
         rng=lambda: Shared(p.seed, p.device),
         progress=p.progress,
     )
@@ -257,7 +265,7 @@ METHODS: dict[str, Method] = {
         _held(lambda p: RePaint(*_linear(p), rounds=3)),
         lambda grid: 3 * grid.steps,
         _none,
-        "independent coordinates",
+        "nothing with noise: forgets y below its level",
         "Lugmayr et al. 2022 (2201.09865), three rounds",
     ),
     "ddnm": Method(_held(lambda p: DDNM(*_linear(p))), _once, _none, "nothing", "Wang et al. 2022 (2212.00490)"),
@@ -306,7 +314,7 @@ METHODS: dict[str, Method] = {
 
 def posterior(
     denoiser: Denoiser,
-    likelihood: Likelihood,
+    likelihood: Potential,
     grid: Grid,
     n: int,
     *,
@@ -317,25 +325,23 @@ def posterior(
     particles: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    prior: Law | None = None,
     progress: Callable[[Iterator[Step]], Iterator[Step]] = iter,
 ) -> Posterior:
     """Draw samples of the clean end given a measurement.
 
     Args:
         denoiser: of the prior, on a Gaussian path.
-        likelihood: the measurement, from `gaussian_likelihood`; one for all samples.
-        grid: times, falling to the data.
+        likelihood: the measurement, from `gaussian_likelihood`, or several joined with `&`; one for all samples.
+        grid: times, falling to the data; a grid that starts below t = 1 starts from the path's own noise there.
         n: samples wanted.
         method: a key of `METHODS`; "auto" if in doubt.
         event: shape E of one sample.
         seed: of everything random.
-        data_std: standard deviation of the data about their mean, codec units: PiGDM, DPS and Feynman-Kac weights need the size
+        data_std: standard deviation of the data about their mean, codec units: pigdm, dps, fk, daps and reddiff need the size
             of the prior; the others do not look.
         particles: for methods that weigh them; 4 n by default. Samples are drawn from them systematically.
         dtype: of the states.
         device: of the states.
-        prior: law of the state at the grid's first time, if that is not t = 1.
         progress: wraps the loop of methods without particles, for a bar.
 
     Returns:
@@ -354,10 +360,17 @@ def posterior(
         raise PotentialError(
             f"at least one sample and a positive size of the data are needed, got n = {n}, data_std = {data_std:g}"
         )
-    look_event = getattr(likelihood.look, "event", event)
-    if tuple(event) != tuple(look_event):
+    if isinstance(likelihood, All) and len(likelihood.parts) == 1:  # several looks, joined to one
+        likelihood = likelihood.parts[0]
+    if not isinstance(likelihood, Likelihood):
+        raise PotentialError(
+            "the methods by name take one linear measurement with Gaussian noise (gaussian_likelihood); steer by other "
+            "potentials, and by several joined with &, with guidance.twist, guidance.condition or undrift.smc"
+        )
+    if tuple(event) != likelihood.look.event:
         raise ShapeError(
-            f"samples of shape {tuple(event)} were asked for, and the operator measures events of shape {look_event}"
+            f"samples of shape {tuple(event)} were asked for, and the operator measures events of shape "
+            f"{likelihood.look.event}; build it for the event (a mask for every channel is mask.expand(event))"
         )
     if likelihood.y.shape[0] != 1:
         raise PotentialError(
@@ -365,10 +378,10 @@ def posterior(
             f"with problems={likelihood.y.shape[0]}"
         )
     start = torch.tensor(grid.times[0], dtype=torch.float64)
-    if float(denoiser.path.schedule.alpha(start)) == 0:
+    if METHODS[method].products(grid, 1) > 0 and float(denoiser.path.schedule.alpha(start)) == 0:
         raise TimeError(
             f"at t = {grid.times[0]:g} the state is pure noise and says nothing of the clean end, so nothing can be steered "
-            "there; start the grid just below, e.g. start=0.999, with prior=path.prior(like, 0.999)"
+            "there by gradient; start the grid just below, for example with start=0.999"
         )
     problem = Problem(
         denoiser,
@@ -381,9 +394,9 @@ def posterior(
         4 * n if particles is None else particles,
         dtype,
         device,
-        prior,
         progress,
     )
     samples, found = METHODS[method].run(problem)
     white = (likelihood.y.to(samples) - likelihood.look.forward(samples)) / likelihood.variance.to(samples).sqrt()
-    return Posterior(samples, method, found, white.square().mean(1).sqrt())
+    effective = float(n) if found is None else min(float(n), float(found.sizes[-1, 0]))
+    return Posterior(samples, method, found, effective, white.square().mean(1).sqrt())

@@ -130,12 +130,23 @@ class Empirical(Numbers):
         return torch.logsumexp(self.log_weights + indicator(in_box(self.atoms, low, high), self.log_weights), -1)
 
     def log_mean_exp(self, reward: Reward) -> Tensor:
-        """Log E exp r(X), shape (B,): the reward is asked once, of all atoms."""
-        return torch.logsumexp(self.log_weights + reward(self.atoms), -1)
+        """Log E exp r(X), shape (B,): the reward is asked once, of all atoms (for every row, if it holds data per row).
+
+        Checked by: tests/laws/test_liftable.py::test_rewards_with_data_per_row_meet_every_atom
+        """
+        return torch.logsumexp(self.log_weights + self._rewards(reward), -1)
 
     def reweight(self, reward: Reward) -> "Empirical":
         """Proportional to p exp r: the same atoms, other weights."""
-        return self._weigh(reward(self.atoms))
+        return self._weigh(self._rewards(reward))
+
+    def _rewards(self, reward: Reward) -> Tensor:
+        """R of every atom, shape (1 or rows, N)."""
+        rows, n = getattr(reward, "batch", 1), self.atoms.shape[0]
+        if rows == 1:
+            return reward(self.atoms)[None]
+        everyone = self.atoms.repeat(rows, *([1] * (self.atoms.ndim - 1)))
+        return reward.per(n)(everyone).reshape(rows, n)  # pyright: ignore[reportFunctionMemberAccess]
 
     def _weigh(self, log_ratio: Tensor) -> "Empirical":
         """Other weights.

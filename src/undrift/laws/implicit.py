@@ -84,7 +84,10 @@ class Implicit(Numbers):
         return quadratic + white_log_prob(torch.zeros_like(residual)) - scale.log().sum()
 
     def observe(self, look: Look, y: Tensor, variance: Tensor) -> "Implicit":
-        """Law of X given y = A X + noise, a point to steps back; a product with its covariance is one with C and a solve."""
+        """Law of X given y = A X + noise: a product with its covariance is one with C and a solve; its spread is kept.
+
+        Kept, for a proposal must be as broad as the law it is weighed against.
+        """
 
         def move(residual: Tensor) -> Tensor:
             return self.product(look.adjoint(self._solve(look, residual, variance)))
@@ -96,7 +99,7 @@ class Implicit(Numbers):
             seen = self.product(v)
             return seen - move(look.forward(seen))
 
-        return Implicit(self.mean + _Held.apply(y - look.forward(self.mean), move, back), left, self.solver)
+        return Implicit(self.mean + _Held.apply(y - look.forward(self.mean), move, back), left, self.solver, self.spread)
 
     def log_mgf(self, direction: Tensor) -> Tensor:
         """Log E exp(direction . X) = g.m + g.C g / 2, shape (B,)."""

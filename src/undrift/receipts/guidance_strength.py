@@ -7,7 +7,7 @@ Euler steps, from N(0, sigma_1^2), with the exact score under guidance of streng
 * *Entropy* is the differential entropy of the samples' law, in nats. Without guidance it is that of N(2, 1), 1.4189.
 
 Both are computed from the sampler's exact law on the line (`receipts.line`), so no Monte Carlo error is left; what remains is
-the size of the steps. The published figures (`PRINTED`) come from samples.
+the size of the steps. The figures in `PRINTED` were first measured from samples.
 
 The second question is open in the survey: is a strength that changes with time better? A schedule dominates constant strengths
 where, at equal confidence, it keeps more entropy. Here guidance at high noise does, and guidance at low noise does the

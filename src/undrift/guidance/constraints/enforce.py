@@ -56,7 +56,20 @@ class Enforced:
         return float(self.distance.max())
 
 
-def constrained(x: Tensor, constraint: Constraint) -> Enforced:
+def one_set(constraint: Any) -> None:
+    """Refuse what has no projection.
+
+    Raises:
+        PotentialError: not a constraint; says how several are held together.
+    """
+    if not isinstance(constraint, Constraint):
+        raise PotentialError(
+            f"a projection is on one constraint, and {type(constraint).__name__} is none; join several convex ones with "
+            "guidance.Intersection([...]) (& joins what is lifted or weighed, not projections)"
+        )
+
+
+def constrained(x: Tensor, constraint: Any) -> Enforced:
     """Project samples on a constraint.
 
     Args:
@@ -72,6 +85,7 @@ def constrained(x: Tensor, constraint: Constraint) -> Enforced:
     Checked by: tests/guidance/test_constraints.py::test_the_share_moved_is_the_mass_outside,
         tests/guidance/test_constraints.py::test_no_sample_of_a_run_violates
     """
+    one_set(constraint)
     moved = ~constraint.contains(x)
     y = constraint.project(x)
     missed = ~constraint.contains(y)
@@ -140,6 +154,7 @@ class Constrained:
         constraint: the set, at the clean end.
 
     Raises:
+        PotentialError: no constraint.
         GridError: when planned, a grid that does not end at t = 0.
         FamilyError: when planned, a path of symbols.
 
@@ -148,7 +163,10 @@ class Constrained:
     """
 
     sampler: Sampler
-    constraint: Constraint
+    constraint: Any
+
+    def __post_init__(self) -> None:
+        one_set(self.constraint)
 
     @property
     def family(self) -> Any:

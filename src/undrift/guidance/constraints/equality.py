@@ -21,6 +21,7 @@ from torch import Tensor
 from undrift.core import Covariance
 from undrift.errors import PotentialError
 from undrift.guidance.constraints.base import Constraint, rounding
+from undrift.guidance.potentials import Potential
 from undrift.laws import Liftable
 from undrift.operators import Matrix, Operator
 
@@ -54,6 +55,8 @@ class Equality(Constraint):
 
     def __post_init__(self) -> None:
         operator = Matrix(self.operator.double()) if isinstance(self.operator, Tensor) else self.operator
+        if not isinstance(self.b, Tensor):
+            raise PotentialError(f"b in A x = b is a tensor, one number per row of A, got {type(self.b).__name__}")
         b = self.b.double() if self.b.ndim > 1 else self.b.double()[None]
         if b.ndim != 2 or b.shape[1] != operator.measurements or not bool(torch.isfinite(b).all()):
             raise PotentialError(
@@ -72,6 +75,19 @@ class Equality(Constraint):
             )
         object.__setattr__(self, "rows", Matrix(right.mT.contiguous(), operator.event))
         object.__setattr__(self, "at", solved / values)
+
+    @property
+    def batch(self) -> int:
+        """Number of right-hand sides."""
+        return self.at.shape[0]
+
+    def __invert__(self) -> Potential:
+        """A set without volume: no law with a density notices its complement.
+
+        Raises:
+            PotentialError: always.
+        """
+        raise PotentialError("the complement of an equality has probability 1 under any density: leave it out")
 
     @property
     def closed(self) -> bool:
