@@ -120,6 +120,7 @@ FAULTS = [
     Fault("codec: levels off by one", "codecs/images.py", "round(high - low) + 1", "round(high - low)", "tests/codecs"),
     # steering
     Fault("krylov: beta inverted", "core/krylov.py", "r + new / torch.where(rr > 0, rr, 1.0) * p", "r + rr / torch.where(new > 0, new, 1.0) * p", "tests/core/test_krylov.py"),
+    Fault("Arnoldi: negative variances kept", "core/krylov.py", "total = values.clamp_min(0) + ridge", "total = values + ridge", "tests/core/test_arnoldi.py"),
     Fault("look: the noise enters at half", "core/seen.py", "torch.diag_embed(variance.to(a)", "torch.diag_embed(0.5 * variance.to(a)", "tests/core/test_seen.py tests/laws"),
     Fault("Implicit: half of the quadratic dropped", "laws/implicit.py", "return -0.5 * (r * solved).sum(-1)", "return -(r * solved).sum(-1)", "tests/laws/test_implicit.py"),
     Fault("Implicit: the solve is not seen twice", "laws/implicit.py", "if torch.is_grad_enabled():", "if False:", "tests/laws/test_implicit.py"),

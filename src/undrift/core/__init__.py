@@ -2,12 +2,13 @@
 
 from undrift.core.broadcast import check_order, check_state, pad, scalars
 from undrift.core.covariance import Covariance
-from undrift.core.krylov import CG, RowSum
+from undrift.core.krylov import CG, Arnoldi, RowSum
 from undrift.core.random import PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
 
 __all__ = [
     "CG",
+    "Arnoldi",
     "Covariance",
     "Look",
     "PerSample",

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import CG, Covariance
+from undrift.core import Arnoldi, Covariance
 from undrift.core.krylov import System
 from undrift.errors import LawError
 from undrift.laws import Implicit, Normal, Point
@@ -139,15 +139,16 @@ def exact(asked: Asked, mean: Tensor) -> Normal:
 
 
 def jacobian(solver: System | None = None, *, spread: bool = False) -> Spread:
-    """C by products; linear systems by conjugate gradients with the given settings.
+    """C by products; linear systems by Krylov methods.
 
     Args:
-        solver: its settings; 32 iterations at most to a relative 1e-6 by default.
+        solver: `Arnoldi(...)` by default, 32 iterations at most to a relative 1e-6: it bears the asymmetry of a network's
+            Jacobian. `CG(...)` is for true covariances, `RowSum()` is TMPD.
         spread: whether a step back takes the law for an isotropic Gaussian of variance tr C / d in place of a point: one
             product more, by one fixed probe of signs (Hutchinson 1990), a negative estimate as 0. It gives back most of the
             covariance that a mean alone loses in a large step, which particles notice.
     """
-    settings = solver or CG()
+    settings = solver or Arnoldi()
 
     def answer(asked: Asked, mean: Tensor) -> Implicit:
         if not spread:
@@ -202,7 +203,7 @@ def second_order(denoiser: Any, cov: str | Spread) -> SecondOrder:
 
     Args:
         denoiser: any denoiser of numbers.
-        cov: a key of `COVARIANCES`, or `isotropic(data_std)`, `jacobian(CG(...))`.
+        cov: a key of `COVARIANCES`, or `isotropic(data_std)`, `jacobian(Arnoldi(...))`.
 
     Returns:
         A denoiser that answers with a second-order law.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import CG, RowSum, Shared
+from undrift.core import Arnoldi, RowSum, Shared
 from undrift.errors import PotentialError, ShapeError, TimeError
 from undrift.gaussian import DDIM
 from undrift.grids import Grid
@@ -221,7 +221,7 @@ def _one(grid: Grid, m: int) -> int:
 
 def _solving(grid: Grid, m: int) -> int:
     """A gradient, and a system of m equations, by at most m (or 32) products."""
-    return grid.steps * (1 + min(m, CG().iterations))
+    return grid.steps * (1 + min(m, Arnoldi().iterations))
 
 
 METHODS: dict[str, Method] = {
