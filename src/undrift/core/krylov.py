@@ -115,12 +115,12 @@ class Arnoldi:
     .. math:: x = R^{-1/2} Q\, \big(\big[\tfrac12 (H + H^\top)\big]_+ + I\big)^{-1} Q^\top R^{-1/2} b ,
 
     where [.]_+ takes negative eigenvalues, which are no variances, for 0. For a true covariance this is what conjugate
-    gradients give. For a network, whose Jacobian is asymmetric by tens of per cent with eigenvalues below -R, those diverge, and this
-    stays within |b| / R.
+    gradients give. For a network, whose Jacobian is asymmetric by tens of per cent with eigenvalues below -R, those diverge,
+    and this stays within |b| / R.
 
     Attributes:
         iterations: products at most, and never more than the m numbers of a row.
-        tolerance: stop once every row's Galerkin residual is below tolerance |b|; 0 never looks (a look synchronises a device).
+        tolerance: stop once every row's Galerkin residual is below tolerance |b|; 0 never looks (it would stall a device).
 
     Source: Arnoldi 1951; Saad 2003, section 6.4. Checked by: tests/core/test_arnoldi.py
     """
