@@ -257,8 +257,8 @@ def excess(records: list[Record], names: list[str], columns: list[tuple[int, int
         gaps = {name: mean(records, "w2", name, *c) - floor for name in (*ours, "auto")}
         best = min(ours, key=lambda name: gaps[name])
         law = mean(records, "w2", "condition", *c) / floor
-        shown = (gaps[best], gaps["auto"], gaps["auto"] / gaps[best], law)
-        rows.append([COLUMN.format(*c), best, *(figure(value) for value in shown)])
+        ratio = figure(gaps["auto"] / gaps[best]) if gaps[best] > 0 else "at the floor"
+        rows.append([COLUMN.format(*c), best, figure(gaps[best]), figure(gaps["auto"]), ratio, figure(law)])
     return table(["", "best method", "its excess", "excess of auto", "ratio", "condition / floor"], rows)
 
 
