@@ -164,7 +164,8 @@ class Arnoldi:
         """First column of the inverse of the projected system, shape (B, k)."""
         finite = torch.isfinite(h).flatten(1).all(1)[:, None]
         symmetric = torch.where(finite[..., None], 0.5 * (h + h.mT), 0.0)
-        values, vectors = torch.linalg.eigh(symmetric)
+        one = h.shape[-1] == 1  # nothing to decompose, and by far the commonest case
+        values, vectors = (symmetric[..., 0], torch.ones_like(symmetric)) if one else torch.linalg.eigh(symmetric)
         total = values.clamp_min(0) + ridge
         gain = torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0)
         first = torch.einsum("bki,bi->bk", vectors, gain * vectors[:, 0])

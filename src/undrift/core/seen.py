@@ -89,13 +89,12 @@ class Seen:
 
     def evidence(self, residual: Tensor) -> Tensor:
         """Log N(residual; 0, S), shape (*batch, m) -> (*batch,), nats."""
-        return white_log_prob(
-            torch.linalg.solve_triangular(self._factor(residual), residual[..., None], upper=False)[..., 0]
-        ) - (self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+        logdet = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return white_log_prob(self._whiten(residual, transposed=False)) - logdet
 
     def move(self, residual: Tensor) -> Tensor:
         """C A^T S^{-1} residual, shape (*batch, m) -> (*batch, d)."""
-        solved = torch.cholesky_solve(residual[..., None], self._factor(residual))[..., 0]
+        solved = self._whiten(self._whiten(residual, transposed=False), transposed=True)
         return torch.einsum("...md,...m->...d", self.cross, solved)
 
     def left(self) -> Covariance:
@@ -113,8 +112,17 @@ class Seen:
         dense = stays @ self.cov.dense() @ stays.mT + (gain * noise) @ gain.mT
         return Covariance.full(0.5 * (dense + dense.mT))
 
-    def _factor(self, residual: Tensor) -> Tensor:
-        return self.factor.expand(*residual.shape, residual.shape[-1])
+    def _whiten(self, residual: Tensor, *, transposed: bool) -> Tensor:
+        """L^{-1} residual, or L^{-T} residual, shape (*batch, m).
+
+        A factor that the batch shares, batch shape (1, ...), is solved with once, for all rows as right-hand sides.
+        """
+        factor = self.factor.mT if transposed else self.factor
+        if factor.shape[0] == 1:
+            columns = residual.movedim(0, -1)
+            return torch.linalg.solve_triangular(factor[0], columns, upper=transposed).movedim(-1, 0)
+        full = factor.expand(*residual.shape, residual.shape[-1])
+        return torch.linalg.solve_triangular(full, residual[..., None], upper=transposed)[..., 0]
 
 
 def white_log_prob(z: Tensor) -> Tensor:
