@@ -133,7 +133,7 @@ FAULTS = [
     Fault("twist: nested twists not joined", "guidance/twist.py", "return Twisted(denoiser.denoiser, denoiser.potential & potential)", "return Twisted(denoiser, potential)", "tests/guidance/test_twist.py"),
     Fault("particles: kernel and proposal swapped", "particles.py", "kernel.log_prob(x) - proposal.log_prob(x)", "proposal.log_prob(x) - kernel.log_prob(x)", "tests/test_particles.py"),
     Fault("particles: h_t forgotten", "particles.py", "torch.where(before == -torch.inf, -torch.inf, log_h - before)", "torch.where(before == -torch.inf, -torch.inf, log_h)", "tests/test_particles.py"),
-    Fault("particles: the level of resampling forgotten", "particles.py", "log_z = log_z + torch.where(needy, level, 0.0)", "log_z = log_z + torch.where(needy, 0.0 * level, 0.0)", "tests/test_particles.py"),
+    Fault("particles: the level of resampling forgotten", "particles.py", "torch.logsumexp(log_weights, -1) - math.log(n), 0.0)", "0.0 * torch.logsumexp(log_weights, -1), 0.0)", "tests/test_particles.py"),
     Fault("DPS: norm over the batch", "inverse/dps.py", "- self.likelihood.look.forward(law.mean), dim=-1)", "- self.likelihood.look.forward(law.mean))", "tests/inverse/test_dps.py"),
     Fault("DPS: the unit clock of t alone", "inverse/dps.py", "self._unit(path, t) * self._unit(path, s)", "self._unit(path, t) * self._unit(path, t)", "tests/inverse/test_dps.py"),
     Fault("row sums: a mean", "core/krylov.py", "b / (seen(torch.ones_like(b)).clamp_min(0) + noise)", "b / (seen(torch.ones_like(b)).clamp_min(0) / b.shape[-1] + noise)", "tests/core/test_row_sum.py"),

@@ -123,5 +123,5 @@ def test_weights_of_another_dtype_are_told():
 
 
 def test_densities_have_no_complement():
-    with pytest.raises(PotentialError, match="no complement"):
+    with pytest.raises(PotentialError, match="no probability"):
         ~measurement(Y, lambda x: x[:, :2], 0.3, event=(4,))

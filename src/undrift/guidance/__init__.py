@@ -29,7 +29,8 @@ from undrift.guidance.constraints import (
 from undrift.guidance.contrast import Contrast, Guided
 from undrift.guidance.control import Control, Spent, control, hjb_residual, spend
 from undrift.guidance.frontier import Frontier, Tried, choose_scale
-from undrift.guidance.potentials import All, Likelihood, Linear, Potential, Reward, at_mean, monte_carlo
+from undrift.guidance.lifts import at_mean, monte_carlo
+from undrift.guidance.potentials import All, Likelihood, Linear, Potential, Reward
 from undrift.guidance.proximal import Proximal, proximal
 from undrift.guidance.rescale import Rescaled
 from undrift.guidance.robust import WorstCase, worst_case

@@ -37,8 +37,7 @@ from undrift.core import Random, pad, scalars
 from undrift.errors import FamilyError, PotentialError, TimeError
 from undrift.grids import Grid
 from undrift.guidance.potentials import Potential
-from undrift.guidance.second_order import tracked
-from undrift.guidance.twist import twist
+from undrift.guidance.twist import Twisted, twist
 from undrift.protocols import Denoiser, Sampler
 from undrift.simulate import trajectory
 from undrift.typing import PerSample, State, Time
@@ -76,9 +75,7 @@ class Control:
 
         Checked by: tests/guidance/test_control.py::test_the_control_is_the_difference_of_scores
         """
-        with torch.enable_grad():
-            x = tracked(x_t)
-            (slope,) = torch.autograd.grad(self.log_h(x, t).sum(), x, create_graph=x_t.requires_grad)
+        _, _, slope = Twisted(self.denoiser, self.potential).signal(x_t, t)
         return pad(self.path.schedule.g2(t).sqrt(), x_t) * slope
 
     def rate(self, x_t: State, t: Time) -> PerSample:

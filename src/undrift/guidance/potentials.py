@@ -22,7 +22,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,20 +33,17 @@ from undrift.errors import PotentialError, ShapeError
 from undrift.laws import Liftable, Point
 from undrift.operators import Stacked
 
-__all__ = ["All", "Likelihood", "Linear", "Potential", "Reward", "at_mean", "monte_carlo"]
-
-
-_NO_COMPLEMENT = (
-    "{} is no probability, so it has no complement; negate labels, constraints and rewards that are log-probabilities"
-)
-_LIFTED = (
-    "{} says how a gradient or a weight is had, not a law: to condition a law of finitely many events, give the potential "
-    "itself"
-)
+__all__ = ["All", "Likelihood", "Linear", "Potential", "Reward"]
 
 
 class Potential(ABC):
-    """A reward at the clean end."""
+    """A reward at the clean end.
+
+    Attributes:
+        density: what it is if exp r is no probability, and so has no complement; None if it may be one.
+    """
+
+    density: ClassVar[str | None] = None
 
     @abstractmethod
     def __call__(self, x_0: Tensor) -> Tensor:
@@ -96,7 +93,16 @@ class Potential(ABC):
         return All([self, checked(other)])
 
     def __invert__(self) -> "Potential":
-        """Not this: h becomes 1 - h; for potentials that are log-probabilities."""
+        """Not this: h becomes 1 - h; for potentials that are log-probabilities.
+
+        Raises:
+            PotentialError: it is the log of a density, or of anything else that is no probability.
+        """
+        if self.density is not None:
+            raise PotentialError(
+                f"{self.density} is no probability, so it has no complement; negate labels, constraints and rewards that are "
+                "log-probabilities"
+            )
         return Complement(self)
 
     def __rmul__(self, weight: float) -> "Potential":
@@ -176,6 +182,7 @@ class Linear(Potential):
         ShapeError: a direction without a batch axis.
     """
 
+    density = "a linear reward"
     direction: Tensor
 
     def __post_init__(self) -> None:
@@ -194,14 +201,6 @@ class Linear(Potential):
     def batch(self) -> int:
         """Number of directions."""
         return self.direction.shape[0]
-
-    def __invert__(self) -> Potential:
-        """No probability.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError(_NO_COMPLEMENT.format("a linear reward"))
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Direction . x_0."""
@@ -235,6 +234,7 @@ class Likelihood(Potential):
         constant: nats; 0 unless it was tempered.
     """
 
+    density = "a measurement's density"
     look: Look
     y: Tensor
     variance: Tensor
@@ -249,14 +249,6 @@ class Likelihood(Potential):
     def batch(self) -> int:
         """Number of measurements."""
         return self.y.shape[0]
-
-    def __invert__(self) -> Potential:
-        """A density, no probability.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError(_NO_COMPLEMENT.format("a measurement's density"))
 
     def __call__(self, x_0: Tensor) -> Tensor:
         """Log density of the measurement at x_0, nats.
@@ -441,149 +433,6 @@ class Complement(Potential):
     def __invert__(self) -> Potential:
         """Twice not is the potential itself."""
         return self.potential
-
-
-@dataclass(frozen=True)
-class AtMean(Potential):
-    """Lifted as the reward at the law's mean; see `at_mean`."""
-
-    potential: Potential
-
-    def __call__(self, x_0: Tensor) -> Tensor:
-        """The reward itself."""
-        return self.potential(x_0)
-
-    def lift(self, law: Any) -> Tensor:
-        """R at the mean."""
-        return self.potential(law.mean)
-
-    def absorb(self, law: Any) -> Any:
-        """A lift at the mean belongs to no tilted law.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError(_LIFTED.format("at_mean"))
-
-    @property
-    def batch(self) -> int:
-        """Those of the potential inside."""
-        return self.potential.batch
-
-    def per(self, particles: int) -> "AtMean":
-        """Repeated."""
-        return AtMean(self.potential.per(particles))
-
-    @property
-    def lifting(self) -> tuple[Any, ...]:
-        """At the mean."""
-        return ("at_mean",)
-
-    def like(self, potential: Potential) -> "AtMean":
-        """Another potential, at the mean."""
-        return AtMean(potential)
-
-    def __rmul__(self, weight: float) -> "AtMean":
-        """Tempered, and still at the mean."""
-        return AtMean(weight * self.potential)
-
-
-@dataclass(frozen=True)
-class MonteCarlo(Potential):
-    """Lifted by averaging over draws; see `monte_carlo`."""
-
-    potential: Potential
-    draws: int
-    seed: int
-    floor: float
-
-    def __call__(self, x_0: Tensor) -> Tensor:
-        """The reward itself."""
-        return self.potential(x_0)
-
-    def lift(self, law: Any) -> Tensor:
-        """Log of the mean of exp r over the draws, no lower than the floor."""
-        rng = Common(self.seed)
-        values = torch.stack([self.potential(law.sample(rng)) for _ in range(self.draws)])
-        mean = torch.logsumexp(values, 0) - torch.tensor(float(self.draws), dtype=values.dtype).log()
-        return mean if self.floor == -torch.inf else torch.logaddexp(mean, torch.full_like(mean, self.floor))
-
-    def absorb(self, law: Any) -> Any:
-        """A lift by draws belongs to no tilted law.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError(_LIFTED.format("monte_carlo"))
-
-    @property
-    def batch(self) -> int:
-        """Those of the potential inside."""
-        return self.potential.batch
-
-    def per(self, particles: int) -> "MonteCarlo":
-        """Repeated."""
-        return replace(self, potential=self.potential.per(particles))
-
-    @property
-    def lifting(self) -> tuple[Any, ...]:
-        """By these draws."""
-        return ("monte_carlo", self.draws, self.seed, self.floor)
-
-    def like(self, potential: Potential) -> "MonteCarlo":
-        """Another potential, by the same draws."""
-        return replace(self, potential=potential)
-
-    def __rmul__(self, weight: float) -> "MonteCarlo":
-        """Tempered, and still by draws."""
-        return replace(self, potential=weight * self.potential)
-
-
-def at_mean(potential: Potential) -> Potential:
-    """The potential, lifted as r(E[X_0 | x_t]): what DPS and universal guidance do. Exact at a point alone; biased elsewhere.
-
-    Source: Chung et al. 2022 (2209.14687); Bansal et al. 2023 (2302.07121).
-    Checked by: tests/guidance/test_potentials.py::test_at_mean_is_universal_guidance
-    """
-    return AtMean(potential)
-
-
-def monte_carlo(potential: Potential, draws: int, *, seed: int = 0, floor: float = -torch.inf) -> Potential:
-    """The potential, lifted as the log of an average over draws of the law (LGD-MC).
-
-    Args:
-        potential: any reward; differentiable if a gradient is to steer.
-        draws: draws per row. The same numbers serve every row and every call, so the lift is a function of the law; a smooth
-            one under a `Normal`. Draws of a mixture jump between components, and their gradient misses how the weights change.
-        seed: of the draws.
-        floor: nats; the lift is log(mean exp r + exp floor). Give one to constraints, whose draws may all miss: a particle that
-            is merely unlucky must not die.
-
-    Source: Song et al. 2023 (LGD-MC, ICML), eq. 8. Checked by: tests/guidance/test_potentials.py::test_monte_carlo_converges
-    """
-    if draws < 1:
-        raise PotentialError(f"monte_carlo needs at least one draw, got {draws}")
-    return MonteCarlo(potential, draws, seed, floor)
-
-
-class Common:
-    """The same numbers for every row, so that a row's lift does not depend on its batch."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers, shape `shape`, equal rows."""
-        return torch.randn(tuple(shape[1:]), generator=self._generator, dtype=dtype).to(device).expand(tuple(shape))
-
-    def uniform(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Uniform numbers in [0, 1), shape `shape`, equal rows."""
-        return torch.rand(tuple(shape[1:]), generator=self._generator, dtype=dtype).to(device).expand(tuple(shape))
-
-    def replay(self) -> "Common":
-        """The same source, rewound."""
-        return Common(self.seed)
 
 
 def checked(potential: Any) -> Potential:

@@ -156,7 +156,7 @@ class Twisted:
 
     def __call__(self, x_t: State, t: Time) -> Any:
         """The steered mean, a `Point`."""
-        law, _, signal = self._signal(x_t, t)
+        law, _, signal = self.signal(x_t, t)
         with torch.set_grad_enabled(x_t.requires_grad):
             return self.path.tilt(law, signal, t)
 
@@ -170,7 +170,7 @@ class Twisted:
         Raises:
             PotentialError: the law cannot be moved.
         """
-        law, log_h, signal = self._signal(x_t, t)
+        law, log_h, signal = self.signal(x_t, t)
         if not hasattr(law, "moved"):
             raise PotentialError(
                 f"proposals of particles cannot move a {type(law).__name__}; steer it by Bayes' rule (guidance.condition), or "
@@ -185,7 +185,7 @@ class Twisted:
         scale = scale.repeat_interleave(particles) if isinstance(scale, Tensor) and scale.ndim else scale
         return Twisted(self.denoiser, self.potential.per(particles), scale)
 
-    def _signal(self, x_t: State, t: Time) -> tuple[Any, Tensor, Tensor]:
+    def signal(self, x_t: State, t: Time) -> tuple[Any, Tensor, Tensor]:
         """(law, log h, gradient of log h at x_t); attached to x_t's graph only if a caller tracks it."""
         with torch.enable_grad():
             x = tracked(x_t)

@@ -53,6 +53,7 @@ class Measurement(Potential):
         variance: shape (m,) or (1,).
     """
 
+    density = "a measurement's density"
     function: Callable[[Tensor], Tensor]
     y: Tensor
     variance: Tensor
@@ -74,14 +75,6 @@ class Measurement(Potential):
     def batch(self) -> int:
         """Number of measurements."""
         return self.y.shape[0]
-
-    def __invert__(self) -> Potential:
-        """A density, no probability.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError("a measurement's density is no probability, so it has no complement")
 
     def per(self, particles: int) -> "Measurement":
         """Measurements repeated."""

@@ -41,7 +41,7 @@ from undrift.gaussian.solvers import DDPM
 from undrift.grids import Grid
 from undrift.guidance.potentials import Likelihood, Potential
 from undrift.operators import Matrix
-from undrift.particles import Particles, effective_size, systematic
+from undrift.particles import Particles, effective_size, resample
 
 __all__ = ["mcgdiff"]
 
@@ -101,7 +101,7 @@ def mcgdiff(
     alpha, sigma = path.schedule.alpha(times).tolist(), path.schedule.sigma(times).tolist()
     twists = [look.twist(a, v) for a, v in zip(alpha[:-1], sigma[:-1], strict=True)]
     twists.append(look.twist(1.0, 0.0))  # the last state is the event itself, and its twist the likelihood
-    here, first = torch.arange(particles, device=device).expand(problems, -1), particles * torch.arange(problems, device=device)
+    first = particles * torch.arange(problems, device=device)
     log_n = math.log(particles)
 
     start = torch.zeros((rows, *event), dtype=dtype, device=device)  # the prior N(0, sigma^2) is one more kernel
@@ -115,10 +115,8 @@ def mcgdiff(
         sizes.append(effective_size(log_w))
         # Systematic resampling of the problems that need it, by weights that have seen the step to come; never before the last.
         u = rng.uniform((rows,), dtype=dtype, device=device)[::particles]
-        needy = (sizes[-1] < threshold * particles) & (sizes[-1] > 0) & (i + 1 < grid.steps)
-        parents = torch.where(needy[:, None], systematic(log_w, u, particles), here)
-        log_z = log_z + torch.where(needy, torch.logsumexp(log_w, -1) - log_n, 0.0)
-        log_w = torch.where(needy[:, None], 0.0, log_w)
+        parents, log_w, level = resample(log_w, sizes[-1], u, threshold if i + 1 < grid.steps else 0.0)
+        log_z = log_z + level
         ancestors.append(parents)
         x = twists[i + 1].draw(mean[(parents + first[:, None]).flatten()], std, rng)
     sizes.append(effective_size(log_w))

@@ -21,7 +21,6 @@ from torch import Tensor
 from undrift.core import Covariance
 from undrift.errors import PotentialError
 from undrift.guidance.constraints.base import Constraint, rounding
-from undrift.guidance.potentials import Potential
 from undrift.laws import Liftable
 from undrift.operators import Matrix, Operator
 
@@ -46,6 +45,7 @@ class Equality(Constraint):
         tests/guidance/test_constraints.py::test_equality_and_likelihood_are_one_gaussian
     """
 
+    density = "an equality"
     operator: Operator | Tensor
     b: Tensor
     rows: Matrix = field(init=False, repr=False)
@@ -80,14 +80,6 @@ class Equality(Constraint):
     def batch(self) -> int:
         """Number of right-hand sides."""
         return self.at.shape[0]
-
-    def __invert__(self) -> Potential:
-        """A set without volume: no law with a density notices its complement.
-
-        Raises:
-            PotentialError: always.
-        """
-        raise PotentialError("the complement of an equality has probability 1 under any density: leave it out")
 
     @property
     def closed(self) -> bool:
