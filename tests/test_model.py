@@ -167,7 +167,7 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
     def full_disk(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(facade.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         facade.write(file, b"half")
     assert file.read_bytes() == b"good"

@@ -8,7 +8,6 @@ model.save("runs/digits"); model = undrift.load("runs/digits")
 import hashlib
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from undrift import gaussian, grids, schedules, simulate
 from undrift.codecs import Images, Labels
-from undrift.core import PerSample
+from undrift.core import PerSample, write
 from undrift.errors import CheckpointError, DataError, LabelError
 from undrift.guidance import cfg
 from undrift.networks import UNet
@@ -162,20 +161,6 @@ class Model:
         write(folder / "model.safetensors", save(weights, metadata={"recipe": hashlib.sha256(recipe).hexdigest()}))
         write(folder / "recipe.json", recipe)
         return folder
-
-
-def write(file: File, content: bytes) -> None:
-    """Write a file so that a kill at any moment, or a full disk, leaves the previous one whole."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, file)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def load(folder: str | File) -> Model:

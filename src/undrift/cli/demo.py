@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from undrift import evidence, simulate
-from undrift.core import PerSample
+from undrift.core import PerSample, write
 from undrift.gaussian import DPMSolverPP
-from undrift.model import Model, fit, write
+from undrift.model import Model, fit
 from undrift.report import class_grid, neighbours, noise_to_sample
 
 __all__ = ["Result", "digits", "print_report", "run"]

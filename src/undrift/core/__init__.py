@@ -2,6 +2,7 @@
 
 from undrift.core.broadcast import check_order, check_state, pad, scalars
 from undrift.core.covariance import Covariance
+from undrift.core.files import write
 from undrift.core.krylov import CG, Arnoldi, RowSum
 from undrift.core.random import PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
@@ -20,4 +21,5 @@ __all__ = [
     "check_state",
     "pad",
     "scalars",
+    "write",
 ]

@@ -122,7 +122,12 @@ class NetDenoiser:
         return bound
 
     def null(self, cond: Tensor) -> Tensor:
-        """The class index that says nothing: the network's number of classes."""
+        """Conditions that say nothing: the number of classes for class indices, NaN for rows of numbers.
+
+        Checked by: tests/gaussian/test_denoiser.py
+        """
+        if cond.is_floating_point():
+            return torch.full_like(cond, torch.nan)
         classes = getattr(self.net, "classes", None)
         if classes is None:
             raise LabelError(f"{type(self.net).__name__} takes no condition; build it with classes=K to train it with labels")
