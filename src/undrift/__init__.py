@@ -21,12 +21,15 @@ from undrift import (
     training,
 )
 from undrift.core import PerSample, Shared
-from undrift.model import Model, fit, load
+from undrift.evaluation import Judged, evaluate
+from undrift.fitting import fit, repeat
+from undrift.model import Model, load
 from undrift.particles import Particles, smc
 from undrift.simulate import Ancestral, sample, trajectory
 
 __all__ = [
     "Ancestral",
+    "Judged",
     "Model",
     "Particles",
     "PerSample",
@@ -35,6 +38,7 @@ __all__ = [
     "codecs",
     "discrete",
     "errors",
+    "evaluate",
     "evidence",
     "fit",
     "gaussian",
@@ -45,6 +49,7 @@ __all__ = [
     "load",
     "networks",
     "operators",
+    "repeat",
     "sample",
     "schedules",
     "smc",

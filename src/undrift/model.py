@@ -1,36 +1,30 @@
-"""The facade: data in, a model that samples in the user's units, saved and loaded as plain files.
+"""A model: a codec, a trained denoiser, what may be asked of it, and the recipe that made it.
 
-model = undrift.fit(images, labels, seconds=60)
-model.sample(16, where={"class": 3}, scale=2.0)
-model.save("runs/digits"); model = undrift.load("runs/digits")
+model = undrift.fit("flowers/", minutes=10)
+model.sample(16, where={"class": "rose"}, scale=2.0)
+model.save("runs/flowers"); model = undrift.load("runs/flowers")
 """
 
 import hashlib
-import json
-import math
-from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as File
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from undrift import gaussian, grids, schedules, simulate
-from undrift.codecs import Images, Labels
-from undrift.core import PerSample, write
+from undrift import gaussian, grids, simulate
+from undrift.codecs.conditions import Conditions
+from undrift.core import PerSample, out_of_memory, write
 from undrift.errors import CheckpointError, DataError, LabelError
 from undrift.guidance import cfg
-from undrift.networks import UNet
 from undrift.protocols import Sampler
 from undrift.recipes import Recipe
-from undrift.training import Ema, Settings, forked, train
-from undrift.training.progress import show, steps
+from undrift.training.progress import steps as bar
 
-__all__ = ["Model", "fit", "load"]
+__all__ = ["Model", "Stop", "channels_last", "load"]
 
 AT_ONCE = 2048
 """Samples drawn in one batch."""
@@ -39,107 +33,213 @@ NetT = TypeVar("NetT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Model:
-    """A codec, a trained denoiser, and what was measured while training it.
+class Stop:
+    """A stop on the way from noise to sample.
 
     Attributes:
-        denoiser: the trained network on its path; weights are the moving average.
-        codec: the user's images <-> states.
-        labels: class names, or None for a model without labels.
+        t: time.
+        noise: noise level sigma / alpha, codec units.
+        records: the state as the user would see it, in units of its own spread.
+    """
+
+    t: float
+    noise: float
+    records: Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a user fits, samples and saves.
+
+    Attributes:
+        denoiser: the trained network on its path; its weights are the moving average.
+        codec: the user's records <-> states.
+        conditions: what may be asked for, or None.
         recipe: everything that rebuilds it.
     """
 
     denoiser: gaussian.NetDenoiser
-    codec: Images
-    labels: Labels | None
+    codec: Any
+    conditions: Conditions | None
     recipe: Recipe
+
+    @property
+    def net(self) -> nn.Module:
+        """The network."""
+        return self.denoiser.modules()[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model on another device; the network itself is moved."""
+        self.net.to(device)
+        return self
 
     def sample(
         self,
         n: int,
-        where: Mapping[str, Any] | None = None,
+        where: Any = None,
         *,
         scale: float = 1.0,
         steps: int = 50,
         seed: int = 0,
         sampler: Sampler | None = None,
+        start: Tensor | None = None,
+        like: Any = None,
+        strength: float = 0.5,
+        rows: Sequence[int] | None = None,
         progress: bool = False,
-    ) -> np.ndarray:
-        """Draw images.
+    ) -> Any:
+        """Draw records.
 
         Args:
             n: how many, >= 1.
-            where: {"class": name} for all of them, or {"class": [one name for each]}; None asks for no class.
-            scale: strength of the label, 1 = as trained, larger = more typical and less varied.
+            where: what is asked for: a mapping or DataFrame from condition names to one value, or one for each sample; a name
+                left out is left open. None asks for nothing.
+            scale: strength of what is asked for, 1 = as trained, larger = more typical and less varied.
             steps: steps of the sampler; the default sampler makes one network call a step.
             seed: sample i of a seed is the same whatever n.
             sampler: how to step; DPM-Solver++(2M) on Karras et al.'s grid by default.
+            start: states at t = 1 to start from, shape (n, *E), in place of noise of the seed; `noise` makes such.
+            like: n records to start from: they are noised as far as `strength` says and sampled back.
+            strength: share of the steps that `like` is noised by, in (0, 1]; 1 keeps almost nothing of it.
+            rows: which of the n samples to draw, all by default; they are what they are among all n.
             progress: draw a bar.
 
         Returns:
-            Images as they came: shape (n, *codec.shape), in the user's units.
+            Records as they came, in the user's units.
 
         Raises:
-            DataError: n < 1.
-            LabelError: an unknown class or condition, or a class asked of a model without labels.
+            DataError: n < 1, or a start that does not fit.
+            LabelError: an unknown condition or class, or one asked of a model without conditions.
             NonFiniteError: the network gave NaN.
         """
-        return self.codec.decode(self.states(n, where, scale=scale, steps=steps, seed=seed, sampler=sampler, progress=progress))
+        states = self.states(
+            n, where, scale=scale, steps=steps, seed=seed, sampler=sampler,
+            start=start, like=like, strength=strength, rows=rows, progress=progress,
+        )  # fmt: skip
+        return self.decode(states, where, n, rows)
 
     def states(
         self,
         n: int,
-        where: Mapping[str, Any] | None = None,
+        where: Any = None,
         *,
         scale: float = 1.0,
         steps: int = 50,
         seed: int = 0,
         sampler: Sampler | None = None,
+        start: Tensor | None = None,
+        like: Any = None,
+        strength: float = 0.5,
+        rows: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Tensor:
         """`sample` before decoding: states in codec units, float32, shape (n, *E)."""
-        if n < 1:
-            raise DataError(f"asked for {n} samples; ask for at least one")
-        cond = self._conditions(n, where, scale)
-        parts = []
-        for rows in torch.arange(n).split(AT_ONCE):  # memory is bounded; per-sample streams make the cut invisible
-            states = simulate.sample(
-                self._steered(None if cond is None else cond[rows], scale),
-                sampler or gaussian.DPMSolverPP(),
-                self.grid(steps),
-                (len(rows), *self.codec.event_shape),
-                seed=seed,
-                rng=partial(PerSample, seed, rows.tolist()),
-                progress=partial(_bar, total=steps + 1, first=int(rows[0]), n=n) if progress else iter,
-            )
-            parts.append(states)
-        return torch.cat(parts)
+        cond, grid = self._cond(n, where, scale), self.grid(steps)
+        if start is not None and like is not None:
+            raise DataError("give start= or like=, not both: a sample starts from one state")
+        if like is not None:
+            grid, start = self._noised(n, like, strength, grid, seed)
+        if start is not None and start.shape != (n, *self.codec.event_shape):
+            raise DataError(f"start has shape {tuple(start.shape)}; {n} samples start from {(n, *self.codec.event_shape)}")
+        chosen = torch.arange(n) if rows is None else torch.as_tensor(list(rows), dtype=torch.long)
 
-    def guided(self, n: int, where: Mapping[str, Any] | None = None, scale: float = 1.0) -> Any:
-        """The denoiser for n samples of the classes `where`; see `sample`."""
-        return self._steered(self._conditions(n, where, scale), scale)
+        def draw(part: Tensor) -> Tensor:
+            return simulate.sample(
+                self._steered(None if cond is None else cond[part].to(self.device), scale),
+                sampler or gaussian.DPMSolverPP(),
+                grid,
+                (len(part), *self.codec.event_shape),
+                seed=seed,
+                device=self.device,
+                prior=None if start is None else _At(start[part].to(self.device)),
+                rng=partial(PerSample, seed, part.tolist()),
+                progress=partial(_bar, total=grid.steps + 1, first=int(part[0]), n=n) if progress else iter,
+            ).cpu()
+
+        return torch.cat(list(_split(draw, chosen)))  # per-sample streams make the cut invisible
+
+    def decode(self, states: Tensor, where: Any = None, n: int | None = None, rows: Sequence[int] | None = None) -> Any:
+        """Records of states; what was asked for is written back as it was asked."""
+        records = self.codec.decode(states)
+        if where is None or self.conditions is None:
+            return records
+        return self.conditions.write(records, where, len(states) if n is None else n, rows)
+
+    def noise(self, n: int, seed: int = 0) -> Tensor:
+        """The states at t = 1 that samples of a seed start from, shape (n, *E)."""
+        like = torch.empty(n, *self.codec.event_shape)
+        return self.denoiser.path.prior(like).sample(PerSample(seed, n))
+
+    @torch.no_grad()
+    def trace(
+        self, n: int, where: Any = None, *, scale: float = 1.0, steps: int = 50, seed: int = 0, stops: int = 9
+    ) -> list[Stop]:
+        """Samples and the way they came, from noise to record.
+
+        Args:
+            n: how many.
+            where: as in `sample`.
+            scale: as in `sample`.
+            steps: as in `sample`.
+            seed: as in `sample`: the last stop holds the records that `sample` gives.
+            stops: how many stops to keep, evenly spread over the steps, both ends included.
+        """
+        grid, rng = self.grid(steps), PerSample(seed, n)
+        denoiser = self.guided(n, where, scale)
+        loop = simulate.trajectory(denoiser, gaussian.DPMSolverPP(), grid, self.noise_of(n, rng), rng=rng)
+        kept = set(torch.linspace(0, grid.steps, min(stops, grid.steps + 1)).round().int().tolist())
+        return [self._stop(step.t, step.x) for step in loop if step.index in kept]
+
+    def noise_of(self, n: int, rng: PerSample) -> Tensor:
+        """States at t = 1 drawn from given streams, on the model's device."""
+        return self.denoiser.path.prior(torch.empty(n, *self.codec.event_shape, device=self.device)).sample(rng)
+
+    def _stop(self, t: float, x: Tensor) -> Stop:
+        clock, schedule = torch.tensor(t, dtype=torch.float64), self.denoiser.path.schedule
+        alpha, sigma = float(schedule.alpha(clock)), float(schedule.sigma(clock))
+        spread = max(1.0, (alpha**2 * self.denoiser.data_std**2 + sigma**2) ** 0.5 / self.denoiser.data_std) if sigma else 1.0
+        return Stop(t, sigma / alpha if alpha else float("inf"), self.codec.decode(x.cpu() / spread))
+
+    def guided(self, n: int, where: Any = None, scale: float = 1.0) -> Any:
+        """The denoiser for n samples of what is asked for; see `sample`."""
+        cond = self._cond(n, where, scale)
+        return self._steered(None if cond is None else cond.to(self.device), scale)
 
     def _steered(self, cond: Tensor | None, scale: float) -> Any:
-        return self.denoiser if cond is None else cfg(self.denoiser, cond, scale)
+        if cond is None:
+            return self.denoiser
+        return self.denoiser.given(cond) if scale == 1 else cfg(self.denoiser, cond, scale)
 
-    def _conditions(self, n: int, where: Mapping[str, Any] | None, scale: float) -> Tensor | None:
-        """Class indices of n samples, the null index where no class is asked for; None for a model without labels."""
-        if not where and scale != 1:
-            raise LabelError(f"scale={scale:g} pulls towards a class, and none was asked for; give where={{'class': ...}}")
-        if self.labels is None:
-            if where:
-                raise LabelError("this model was fitted without labels; fit it with labels to ask for a class")
+    def _cond(self, n: int, where: Any, scale: float) -> Tensor | None:
+        """One row of conditions a sample, NaN where nothing is asked; None for a model without conditions."""
+        if n < 1:
+            raise DataError(f"asked for {n} samples; ask for at least one")
+        nothing = where is None or len(where) == 0
+        if nothing and scale != 1:
+            raise LabelError(f"scale={scale:g} pulls towards what is asked for, and nothing was; give where={{...}}")
+        if self.conditions is None:
+            if not nothing:
+                raise LabelError("this model was fitted without conditions; fit it with labels, or with condition=[names]")
             return None
-        if not where:
-            return self.denoiser.null(torch.zeros(n, dtype=torch.long))
-        if not isinstance(where, Mapping) or set(where) != {"class"}:
-            raise LabelError(f"where={where!r} is not understood; this model knows one condition: where={{'class': ...}}")
-        asked = where["class"]
-        asked = asked.tolist() if hasattr(asked, "tolist") else asked  # arrays of any rank, one alone too
-        wanted = [asked] * n if isinstance(asked, str) or not isinstance(asked, Iterable) else list(asked)
-        if len(wanted) != n:
-            raise LabelError(f"{len(wanted)} classes were given for {n} samples; give one class, or one for each")
-        return self.labels.encode(wanted)
+        return self.conditions.encode({} if nothing else where, n)
+
+    def _noised(self, n: int, like: Any, strength: float, grid: grids.Grid, seed: int) -> tuple[grids.Grid, Tensor]:
+        """The rest of the grid, and records noised to its first time."""
+        if not 0 < strength <= 1:
+            raise DataError(
+                f"strength={strength:g} must lie in (0, 1]: it is the share of the steps that records are noised by"
+            )
+        x_0 = self.codec.encode(like)
+        if len(x_0) != n:
+            raise DataError(f"{len(x_0)} records were given to start from, and {n} samples asked for; give one for each")
+        rest = grids.Grid(grid.times[grid.steps - max(1, round(strength * grid.steps)) :])
+        zero, t = (torch.tensor(time, dtype=torch.float64) for time in (0.0, rest.times[0]))
+        return rest, self.denoiser.path.corrupt(x_0, zero, t).sample(PerSample(seed, n))
 
     def grid(self, steps: int = 50) -> grids.Grid:
         """The default grid of the model's path."""
@@ -155,16 +255,48 @@ class Model:
 
         folder = File(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in self.denoiser.modules()[0].state_dict().items()}
-        recipe = json.dumps(self.recipe.to_json(), indent=2).encode()
+        weights = {name: value.cpu().contiguous() for name, value in self.net.state_dict().items()}
+        recipe = self.recipe.to_json()
         # The weights carry the recipe's digest: a kill between the two writes is found out, not sampled from.
         write(folder / "model.safetensors", save(weights, metadata={"recipe": hashlib.sha256(recipe).hexdigest()}))
         write(folder / "recipe.json", recipe)
         return folder
 
 
-def load(folder: str | File) -> Model:
-    """A model from a folder that `Model.save` wrote. Nothing in the folder is executed.
+@dataclass(frozen=True)
+class _At:
+    """The law of a state that is given."""
+
+    x: Tensor
+
+    def sample(self, rng: Any) -> Tensor:
+        """The state."""
+        return self.x
+
+
+def _split(draw: Any, rows: Tensor) -> Iterator[Tensor]:
+    """Draw the rows in batches; a batch that does not fit into memory is halved, and that is said."""
+    size, first = AT_ONCE, 0
+    while first < len(rows):
+        try:
+            yield draw(rows[first : first + size])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            size = max(1, min(size, len(rows) - first) // 2)
+            import warnings
+
+            warnings.warn(f"out of memory: drawing {size} samples at once from here on", ResourceWarning, stacklevel=2)
+        else:
+            first += size
+
+
+def load(folder: str | File, device: torch.device | str = "cpu") -> Model:
+    """A model from a folder that `Model.save` or `fit` wrote. Nothing in the folder is executed.
+
+    Args:
+        folder: of the run.
+        device: where to put the network.
 
     Raises:
         CheckpointError: a file is missing, damaged, not undrift's, or its weights do not fit its network.
@@ -174,18 +306,18 @@ def load(folder: str | File) -> Model:
     folder = File(folder)
     try:
         text = (folder / "recipe.json").read_bytes()
-        recipe = Recipe.from_json(json.loads(text))
+        recipe = Recipe.from_json(text, f"{folder}/recipe.json")
         with safe_open(folder / "model.safetensors", "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             digest = (file.metadata() or {}).get("recipe")
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} is no run: {File(error.filename or 'model.safetensors').name} is missing; give the folder save() made"
-        ) from error
+        missing = File(error.filename or "model.safetensors").name
+        cure = "give the folder that save() made"
+        if missing == "model.safetensors" and (folder / "recipe.json").exists():
+            cure = f"its training is not finished: go on with `undrift fit {folder}/recipe.json`, or {cure}"
+        raise CheckpointError(f"{folder} is no run: {missing} is missing; {cure}") from error
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}); give the folder that save() made") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder}/recipe.json is not JSON ({error}); it was damaged: save the model again") from error
     except SafetensorError as error:
         raise CheckpointError(f"{folder}/model.safetensors is damaged or foreign ({error}); save the model again") from error
     denoiser = recipe.build()
@@ -194,113 +326,20 @@ def load(folder: str | File) -> Model:
         net.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} do not fit the network of its recipe: {error}") from error
-    faster(net.eval().requires_grad_(False))
-    try:
-        codec = Images.from_config(recipe.codec)
-    except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder}/recipe.json describes no codec that this version knows: {error}") from error
+    channels_last(net.eval().requires_grad_(False))
+    model = Model(denoiser, recipe.build_codec(), recipe.build_conditions(), recipe)
     if digest != hashlib.sha256(text).hexdigest():
         raise CheckpointError(f"recipe.json and model.safetensors in {folder} are not of one save; save the model again")
-    return Model(denoiser, codec, None if recipe.class_names is None else Labels(tuple(recipe.class_names)), recipe)
+    return model.to(device)
 
 
-def fit(
-    images: np.ndarray,
-    labels: Iterable[Any] | None = None,
-    *,
-    seconds: float | None = None,
-    training: Settings | None = None,
-    network: dict[str, Any] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-) -> Model:
-    """Learn the distribution of images.
-
-    Args:
-        images: shape (N, H, W) or (N, H, W, C); integers or floats in any range.
-        labels: one class for each image (text or whole numbers), or None.
-        seconds: training time; 60 by default.
-        training: full settings, in place of `seconds`.
-        network: arguments of `networks.UNet` that replace the defaults.
-        seed: of first weights, order, times, noise and dropout.
-        progress: draw a bar.
-
-    Returns:
-        A model whose samples are images like those given.
-
-    Raises:
-        DataError: images or labels that cannot be learned from; the message says which and why.
-        NonFiniteError: training diverged.
-    """
-    images = np.asarray(images)
-    codec = Images.guess(images)
-    data = codec.encode(images)
-    names = codes = None
-    if labels is not None:
-        labels = list(labels)
-        if len(labels) != len(images):
-            raise DataError(f"{len(labels)} labels were given for {len(images)} images; give one for each")
-        names = Labels.guess(labels)
-        codes = names.encode(labels)
-    if training is not None and seconds is not None:
-        raise DataError("give seconds=, or training= with its own budget, not both")
-    settings = training or Settings(seconds=60.0 if seconds is None else seconds)
-    data_std = float(data.square().mean().sqrt())  # about zero, which is what the noise is about
-    schedule = schedules.EDM(sigma_max=hiding_noise(data_std, data[0].numel()))
-    config = {
-        **small_images(codec.event_shape),
-        "classes": None if names is None else len(names.names),
-        **(network or {}),
-    }
-    with forked(seed):
-        net = faster(UNet(**config))
-    ema = Ema(net)
-    model = gaussian.NetDenoiser(net, gaussian.Path(schedule), "edm", data_std)
-    times = gaussian.LogNormalNoise(schedule, mean=-0.3, std=1.0)
-    loop = train(model, net, ema, data, codes, objective=gaussian.Regression(), times=times, settings=settings, seed=seed)
-    last = deque(show(loop, "fit") if progress else loop, maxlen=1).pop()
-    recipe = Recipe(
-        network="UNet",
-        network_config=net.config(),
-        schedule="EDM",
-        schedule_config=asdict(schedule),
-        head="edm",
-        data_std=data_std,
-        codec=codec.config(),
-        class_names=None if names is None else list(names.names),
-        training={**asdict(settings), "done": last.step, "loss": last.loss, "rate": last.rate},
-        seed=seed,
-    )
-    return Model(replace(model, net=ema.net), codec, names, recipe)
-
-
-def hiding_noise(data_std: float, dim: int, gap: float = 0.06) -> float:
-    """Noise level that hides the data: the prior is within `gap` nats of the law of X_1 (see `gaussian.Path.prior_gap`).
-
-    At least 20. For 32 x 32 colour images it gives about the 80 of Karras et al. 2022; more would be trained for nothing.
-    """
-    return max(20.0, data_std * math.sqrt(dim / (2 * gap)))
-
-
-def faster(net: NetT) -> NetT:
-    """The same network with its kernels stored channels last, which is 5-10 % faster on a processor."""
+def channels_last(net: NetT) -> NetT:
+    """The same network with its 2-D kernels stored channels last, which is faster on processors and on tensor cores."""
     for parameter in net.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return net
 
 
-def small_images(event_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The default U-Net for images of this shape: levels down to about 4 to 7 pixels, attention on the coarsest."""
-    channels, height, width = event_shape
-    levels = max(1, min(height, width).bit_length() - 2)
-    return {
-        "channels": channels,
-        "widths": [min(32 * 2**i, 128) for i in range(levels)],
-        "blocks": 1,
-        "attention": [levels - 1],
-    }
-
-
 def _bar(loop: Any, total: int, first: int, n: int) -> Any:
-    return steps(loop, "sample" if n <= AT_ONCE else f"samples from {first} of {n}", total)
+    return bar(loop, "sample" if n <= AT_ONCE else f"samples from {first} of {n}", total)

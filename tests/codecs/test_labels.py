@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from undrift.codecs import Labels
+from undrift.codecs.labels import read_labels
 from undrift.errors import DataError, LabelError
 
 
@@ -33,3 +34,35 @@ def test_unknown_class_is_named_beside_the_known():
 def test_labels_that_name_no_classes_are_refused(labels, message):
     with pytest.raises(DataError, match=message):
         Labels.guess(labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("3\n1\n2\n", [3, 1, 2]),
+        ("class\nb\na\nb\n", ["b", "a", "b"]),
+        ("t\n0.5\n1\n2\n", [0.5, 1.0, 2.0]),
+        ("i,label\n7,x\n8,y\n9,z\n", list("xyz")),
+    ],
+)
+def test_a_file_of_labels_is_read(text, wanted, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    assert repr(read_labels(tmp_path / "labels.csv", 3)) == repr(wanted)  # 3 is not 3.0
+    np.save(tmp_path / "labels.npy", np.array([4, 5, 4]))
+    assert read_labels(str(tmp_path / "labels.npy"), 3) == [4, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "has the columns a, b; give one column, or name one of them 'class'"),
+        ("1\n2\n", "2 labels were given for the 3 records"),
+        ("class\nx\n\ny\n", "2 labels were given for the 3 records"),
+    ],
+)
+def test_a_file_of_labels_that_does_not_fit_is_refused(text, message, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_labels(tmp_path / "labels.csv", 3)
+    with pytest.raises(DataError, match=r"is no file; give a \.npy or \.csv"):
+        read_labels("nowhere.csv", 3)

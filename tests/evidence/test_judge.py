@@ -84,3 +84,20 @@ def test_errors_say_the_cure(digits_judge):
 def test_import_pulls_nothing_heavy():
     code = "import sys, undrift.evidence; print(*({'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+@pytest.mark.parametrize("event", [(1, 16, 20), (3, 60, 50)])
+def test_pictures_are_judged_by_where_things_are_not_by_which_pixel(event):
+    # A bright bar, upright or lying, anywhere: no single pixel tells the two apart.
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 2
+    x = 0.3 * torch.randn(400, *event, generator=rng)
+    for row, upright in zip(x, labels.tolist(), strict=True):
+        at = int(torch.randint(event[1 + upright] - 4, (1,), generator=rng))
+        where = (slice(None), slice(None), slice(at, at + 4)) if upright else (slice(None), slice(at, at + 4))
+        row[where] += 2
+    before = torch.get_rng_state()
+    judge = Judge.fit(x[:300], labels[:300], steps=60)
+    assert torch.equal(before, torch.get_rng_state())
+    assert judge.agreement(x[300:], labels[300:]) > 0.95
+    assert torch.allclose(judge.features(x[300:301]), judge.features(x[300:])[:1], atol=1e-5)  # its batch does not matter

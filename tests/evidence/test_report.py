@@ -8,7 +8,8 @@ import torch
 from undrift.errors import DataError, NonFiniteError, ShapeError
 from undrift.evidence import Judge, evaluate, expected_fraction, frechet, sliced_w2
 
-NAMES = ["sliced W2", "Frechet", "judge agreement", "class imbalance", "memorised fraction"]
+PLAIN = ["sliced W2", "Frechet", "energy distance", "precision", "recall", "density", "coverage", "C2ST accuracy"]
+NAMES = [*PLAIN, "judge agreement", "class imbalance", "memorised fraction"]
 
 
 def randn(*shape, seed):
@@ -19,6 +20,12 @@ def gaussians(n, seed, classes=4):
     """Four classes on the axes of R^4: a law that can be sampled again, so a perfect model exists."""
     labels = torch.arange(n) % classes
     return 3 * torch.eye(4)[labels] + randn(n, 4, seed=seed), labels
+
+
+@pytest.fixture(autouse=True)
+def few_halves(monkeypatch):
+    """Intervals are tested in test_bootstrap; here they only cost time."""
+    monkeypatch.setattr("undrift.evidence.report._HALVES", 4)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +102,9 @@ def test_json_and_rows_hold_every_number(toy):
         assert float(row[2]) == pytest.approx(figure["floor"], rel=1e-3)
         assert row[3] == figure["better"]
         assert row[4] == figure["unit"]
-    assert [figure["better"] for figure in plain["figures"]] == ["lower", "lower", "higher", "lower", "lower"]
+    assert [figure["better"] for figure in plain["figures"]] == [
+        *["lower"] * 3, *["higher"] * 4, "lower", "higher", "lower", "lower"
+    ]  # fmt: skip
     assert (plain["samples"], plain["train"], plain["held_out"], plain["matched"]) == (500, 1000, 1200, 500)
     with pytest.raises(KeyError, match="sliced W2"):
         evidence["nothing"]
@@ -110,7 +119,48 @@ def test_errors_say_the_cure(toy):
         evaluate(samples[:, :2], labels, *toy)
     with pytest.raises(ShapeError, match=r"labels has shape \(99,\)"):
         evaluate(samples, labels[:99], *toy)
-    with pytest.raises(DataError, match="samples holds 1 points, at least 2"):
+    with pytest.raises(DataError, match="samples holds 1 points, at least 4"):
         evaluate(samples[:1], labels[:1], *toy)
     with pytest.raises(DataError, match="at least 99 held-out points"):
         evaluate(samples, labels, train, train_labels, held_out[:98], held_out_labels[:98], judge)
+
+
+def test_the_baseline_is_what_a_gaussian_reaches_and_intervals_hold_the_value(toy):
+    samples, labels = gaussians(1000, 2)
+    evidence = evaluate(samples, labels, *toy)
+    # Each class is a Gaussian here, so class by class the baseline is a perfect model, too.
+    assert 0.5 < evidence["sliced W2"].baseline / evidence["sliced W2"].floor < 2
+    assert evidence["judge agreement"].baseline == pytest.approx(evidence["judge agreement"].floor, abs=0.05)
+    for figure in evidence.figures:
+        assert figure.baseline is not None
+        assert figure.low <= figure.value <= figure.high
+        assert figure.low < figure.high
+    agreement = evidence["judge agreement"]
+    assert agreement.high - agreement.low == pytest.approx(
+        2 * 1.96 * (agreement.value * (1 - agreement.value) / 1000) ** 0.5, rel=0.02
+    )
+    # Without labels the baseline is one Gaussian of all classes, which is not a mixture of four.
+    plain = evaluate(samples, None, *toy)
+    assert plain["density"].baseline < plain["density"].floor - 0.1
+    assert plain["Frechet"].baseline > 2 * plain["Frechet"].floor
+
+
+def test_without_labels_features_are_principal_components():
+    # A narrow wrong direction: tiny in the data's unit, plain in whitened features. The event has any shape.
+    scale = torch.tensor([[10.0, 1.0, 0.01]])
+    train, held_out, samples = (randn(n, 1, 3, seed=s) * scale for s, n in enumerate((600, 700, 500)))
+    good = evaluate(samples, None, train, None, held_out, None)
+    assert [figure.name for figure in good.figures] == [*PLAIN, "memorised fraction"]
+    # Equal laws: 0.5 within 4 standard errors of 1000 points; density 1 and coverage 1 - (699 ... 695)/(1199 ... 1195).
+    assert good["C2ST accuracy"].value == pytest.approx(0.5, abs=0.065)
+    assert good["density"].value == pytest.approx(1, abs=0.15)
+    assert good["coverage"].value == pytest.approx(1 - 0.0665, abs=0.04)
+    assert abs(good["energy distance"].value) < 0.15
+    wide = evaluate(samples * torch.tensor([1, 1, 3.0]), None, train, None, held_out, None)
+    assert wide["sliced W2"].value == pytest.approx(good["sliced W2"].value, rel=0.05)
+    assert wide["Frechet"].value == pytest.approx(4, rel=0.3)  # (3 - 1)^2 in units of the direction's deviation
+    assert wide["C2ST accuracy"].value > 0.65
+    assert wide["precision"].value < good["precision"].value - 0.1
+    judge = Judge.fit(held_out, torch.arange(700) % 2, steps=1)
+    with pytest.raises(DataError, match="a judge needs the classes"):
+        evaluate(samples, None, train, None, held_out, None, judge)

@@ -1,169 +1,239 @@
 """The loop learns what is learnable, repeats itself, leaves no trace, and stops where it must."""
 
-import time
+import copy
+import os
+import signal
+import threading
 
 import pytest
 import torch
 
-from undrift import gaussian, schedules
+from training.toy import PATH, Toy
+from undrift import gaussian
+from undrift.core import Covariance
 from undrift.errors import DataError, NonFiniteError
-from undrift.networks import MLP
-from undrift.training import Ema, Settings, forked, train
+from undrift.laws import Normal
+from undrift.training import Held, Settings
+from undrift.training.snapshot import load
 
-PATH = gaussian.Path(schedules.EDM(sigma_max=20.0))
+F32 = {"precision": "float32", "learning_rate": 3e-3, "warmup": 20}
 
 
-def setting(classes=None, dropout=0.0, **kwargs):
-    with forked(3):
-        net = MLP(2, width=64, classes=classes, dropout=dropout) if dropout else MLP(2, width=64, classes=classes)
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 2, (512,), generator=generator)
-    data = 0.3 * torch.randn(512, 2, generator=generator) + torch.where(labels[:, None] == 0, -1.0, 1.0)
-    model = gaussian.NetDenoiser(net, PATH, "edm", data_std=float(data.std()))
-    ema = Ema(net)
-    loop = train(
-        model,
-        net,
-        ema,
-        data,
-        labels if classes else None,
-        objective=gaussian.Regression(),
-        times=gaussian.LogNormalNoise(PATH.schedule),
-        settings=Settings(batch=64, learning_rate=3e-3, warmup=20, **kwargs),
-        seed=7,
-    )
-    return model, net, ema, loop
+def settings(steps=20, **kwargs):
+    return Settings(steps=steps, **{**F32, **kwargs})
+
+
+def trained(toy, **kwargs):
+    list(toy.train(**kwargs))
+    return toy.weights()
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def gap(a, b, part=""):
+    return max(float((a[k] - b[k]).abs().max()) for k in a if k.startswith(part))
 
 
 def test_a_trained_model_nears_the_exact_conditional_denoiser():
     """Held-out error of the averaged network within 15 % of the exact law's; the untrained one is far off."""
-    model, _, ema, loop = setting(classes=2, steps=600)
-    start = model.given(torch.zeros(1, dtype=torch.long))
-    mean = torch.full((1, 1, 2), -1.0)
-    exact = gaussian.Exact(PATH, gaussian_law(mean))
+    toy = Toy(settings(400), dropout=0.0, width=32)
+    exact = gaussian.Exact(PATH, Normal(torch.full((1, 2), -1.0), Covariance.isotropic(torch.full((1,), 0.09), 2)))
     t = PATH.schedule.time(-2 * torch.log(torch.tensor(0.5, dtype=torch.float64)))
-    z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(5))
     x_0 = 0.3 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(6)) - 1
-    x_t = x_0 + 0.5 * z
+    x_t = x_0 + 0.5 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(5))
 
+    @torch.no_grad()
     def error(denoiser):
         return float((denoiser(x_t, t).mean - x_0).square().mean())
 
-    with torch.no_grad():
-        before = error(start)
-        list(loop_grad(loop))
-        after = error(
-            gaussian.NetDenoiser(ema.net, PATH, "edm", data_std=model.data_std).given(torch.zeros(1, dtype=torch.long))
-        )
-    floor = error(exact)
+    zero = torch.zeros(1, dtype=torch.long)
+    before, floor = error(toy.model.given(zero)), error(exact)
+    trained(toy)
+    after = error(gaussian.NetDenoiser(toy.ema.net, PATH, "edm", data_std=1.0).given(zero))
     assert before > 1.5 * floor
     assert after < 1.15 * floor
 
 
-def gaussian_law(mean):
-    from undrift.core import Covariance
-    from undrift.laws import Normal
-
-    return Normal(mean[0], Covariance.isotropic(torch.full((1,), 0.09), 2))
-
-
-def loop_grad(loop):
-    with torch.enable_grad():
-        yield from loop
-
-
 def test_a_seed_repeats_bit_for_bit_and_leaves_the_global_generator_alone():
+    first = trained(Toy(settings()))
+    torch.rand(3)
     kept = torch.get_rng_state()
-    nets = []
-    for _ in range(2):
-        torch.rand(3)
-        kept = torch.get_rng_state()
-        _, net, ema, loop = setting(classes=2, steps=30)
-        list(loop)
-        assert torch.equal(kept, torch.get_rng_state())
-        nets.append((net, ema.net))
-    for first, second in zip(*nets, strict=True):
-        for a, b in zip(first.parameters(), second.parameters(), strict=True):
-            assert torch.equal(a, b)
+    assert equal(first, trained(Toy(settings())))
+    assert torch.equal(kept, torch.get_rng_state())
+    assert not equal(first, trained(Toy(settings(), seed=8)))
+
+
+@pytest.mark.parametrize("accumulate", [4, 16])
+def test_micro_batches_change_nothing_but_rounding(accumulate):
+    """The same noise, times and silence; 15 steps of Adam let a last bit grow to about 1e-5."""
+    whole, parts = Toy(settings(15), dropout=0.0), Toy(settings(15, accumulate=accumulate), dropout=0.0)
+    one, many = [p.loss for p in whole.train()], [p.loss for p in parts.train()]
+    assert one == pytest.approx(many, rel=1e-4)
+    assert gap(whole.weights(), parts.weights()) < 1e-3
+    other = trained(Toy(settings(15), dropout=0.0, seed=8))
+    assert gap(whole.weights(), other) > 1e-2
 
 
 def test_every_label_can_be_dropped_or_kept():
     """With dropout 1 the null row alone learns; with 0 it stays as it was."""
     for share, null_moves in ((1.0, True), (0.0, False)):
-        _, net, _, loop = setting(classes=2, steps=20, label_dropout=share, weight_decay=0.0)
-        name = next(n for n, p in net.named_parameters() if p.shape[0] == 3 and p.ndim == 2)
-        before = net.get_parameter(name).detach().clone()
-        list(loop)
-        moved = (net.get_parameter(name).detach() - before).abs().sum(1) > 1e-6
+        toy = Toy(settings(label_dropout=share, weight_decay=0.0))
+        name = next(n for n, p in toy.net.named_parameters() if p.shape[0] == 3 and p.ndim == 2)
+        before = toy.net.get_parameter(name).detach().clone()
+        trained(toy)
+        moved = (toy.net.get_parameter(name).detach() - before).abs().sum(1) > 1e-6
         assert moved.tolist() == [not null_moves, not null_moves, null_moves]
 
 
-def test_reports_count_steps_and_a_budget_in_seconds_is_kept():
-    _, _, _, loop = setting(steps=120)
-    assert [p.step for p in loop] == [50, 100, 120]
-    _, _, _, loop = setting(seconds=2.0)
-    start = time.perf_counter()
-    last = list(loop)[-1]
-    spent = time.perf_counter() - start
-    assert last.step == last.steps
-    assert last.step > 30
-    assert spent < 6  # a shared machine may slow down after the pace was measured; three times is the alarm
+def test_silence_has_its_rate_and_is_nan_for_numbers(monkeypatch):
+    seen = []
+    given = gaussian.NetDenoiser.given
+    monkeypatch.setattr(gaussian.NetDenoiser, "given", lambda self, cond: (seen.append(cond), given(self, cond))[1])
+    trained(Toy(settings(30, label_dropout=0.25), classes=None, columns=(2, 0)))
+    cond = torch.cat(seen)
+    assert len(cond) == 30 * 64
+    silent = float(cond.isnan().all(1).double().mean())
+    expected = 0.25 + 0.75 * 0.5 * 0.25  # wholly, or both entries by themselves
+    assert abs(silent - expected) < 5 * (expected * (1 - expected) / len(cond)) ** 0.5
+
+
+def test_reports_count_steps():
+    toy = Toy(settings(35, warmup=5))
+    reports = list(toy.train())
+    assert [p.step for p in reports] == [10, 20, 30, 35]
+    assert all(p.steps == 35 and p.rate > 0 for p in reports)
+    assert reports[-1].seconds_left == 0
+    assert [p.learning_rate for p in reports] == [toy.settings.rate(p.step - 1) for p in reports]
+    for p in reports:  # the two ways of summing agree
+        assert p.levels.loss == pytest.approx(p.loss, rel=1e-5)
+    assert [sum(p.levels.counts) for p in reports] == [640, 640, 640, 320]
+    assert not toy.net.training
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero():
-    from undrift.training.loop import Clock
-
-    clock, share = Clock(Settings(steps=1000, warmup=100, decay=0.5)), []
-    for _ in range(1001):
-        share.append(clock.share(clock.used()))
-        clock.tick()
-    assert share[0] == pytest.approx(0.01)
-    assert share[99] == share[300] == share[500] == 1
-    assert share[750] == pytest.approx(0.5)
-    assert share[1000] == pytest.approx(0, abs=1e-12)
+    plan = Settings(steps=1000, learning_rate=2.0, warmup=100, decay=0.5)
+    assert plan.rate(0) == pytest.approx(0.02)
+    assert plan.rate(99) == plan.rate(300) == plan.rate(500) == 2
+    assert plan.rate(750) == pytest.approx(1.0)
+    assert plan.rate(1000) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_slow_start_does_not_shorten_a_run(monkeypatch):
-    """The budget is timed, not extrapolated: a pace measured on a busy machine must not end the run early."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    from undrift.training.loop import Clock
-
-    clock = Clock(Settings(seconds=10.0))
-    for pace in [1.0] * 4 + [0.01] * 500:
-        assert clock.used() < 1
-        now[0] += pace
-        clock.tick()
-    assert clock.used() == pytest.approx(0.9)
-    assert clock.report(0.0).seconds_left == pytest.approx(1.0)
+@pytest.mark.parametrize("where", ["data", "rate"])
+def test_divergence_names_its_step_and_keeps_the_last_good_state(where, tmp_path):
+    toy = Toy(settings(40, learning_rate=1e30 if where == "rate" else 3e-3, warmup=0, clip=1e30))
+    if where == "data":
+        toy.feed.x[17] = float("inf")
+    with pytest.raises(NonFiniteError, match="row 17" if where == "data" else "training broke at step") as caught:
+        list(toy.train(tmp_path))
+    assert "last good" in str(caught.value)
+    assert load(tmp_path).step == 0
+    assert all(bool(p.isfinite().all()) for p in toy.net.parameters())
 
 
-def test_divergence_stops_with_its_step():
-    model, net, ema, _ = setting(steps=10)
-    data = torch.zeros(16, 2)
-    data[3] = float("inf")
-    loop = train(
-        model, net, ema, data, None, objective=gaussian.Regression(), times=gaussian.UniformTime(0.1, 0.9),
-        settings=Settings(steps=40, batch=16), seed=0, every=10,
-    )  # fmt: skip
-    with pytest.raises(NonFiniteError, match="between steps 0 and 10; lower the learning rate"):
-        list(loop)
+class Narrow(torch.nn.Module):
+    """A network that runs out of memory for more than 8 samples."""
+
+    def __init__(self, net, limit=8):
+        super().__init__()
+        self.inner, self.limit, self.classes = net, limit, 2
+
+    def forward(self, x, noise, cond):
+        if len(x) > self.limit:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return self.inner(x, noise, cond)
+
+
+def narrow(limit):
+    toy = Toy(settings(30), dropout=0.0)
+    net = Narrow(toy.net, limit)
+    toy.model = gaussian.NetDenoiser(net, PATH, "edm", data_std=1.0)
+    toy.net, toy.ema = net, type(toy.ema)(net)
+    return toy
+
+
+def test_out_of_memory_halves_the_micro_batch_and_nothing_else():
+    toy, wide = narrow(8), narrow(1000)
+    reports = list(toy.train())
+    assert "8 samples at once" in reports[0].note
+    assert [p.note for p in reports[1:]] == ["", ""]
+    assert toy.ema.step == 30
+    assert [p.loss for p in reports] == pytest.approx([p.loss for p in wide.train()], rel=1e-4)
+    assert gap(toy.weights(), wide.weights()) < 1e-3
+    with pytest.raises(MemoryError, match="a single sample at once"):
+        list(narrow(0).train())
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_finish_and_saves(which, tmp_path):
+    toy = Toy(settings(500), pause=0.002)
+    before = signal.getsignal(which)
+    threading.Timer(0.15, os.kill, (os.getpid(), which)).start()
+    with pytest.raises(KeyboardInterrupt, match="stopped after step"):
+        list(toy.train(tmp_path))
+    assert signal.getsignal(which) is before
+    stopped = load(tmp_path).step
+    assert 0 < stopped < 500
+    assert equal({k: v for k, v in load(tmp_path).tensors.items() if k in toy.weights()}, toy.weights())
+
+
+def test_whoever_stops_reading_loses_nothing(tmp_path):
+    loop = Toy(settings(40)).train(tmp_path)
+    next(loop)
+    loop.close()
+    assert load(tmp_path).step == 10
+    resumed = Toy(settings(40))
+    list(resumed.train(tmp_path))
+    assert equal(resumed.weights(), trained(Toy(settings(40))))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({}, "exactly one budget"), ({"steps": 1, "seconds": 1.0}, "exactly one budget"), ({"steps": 5, "decay": 2.0}, "decay")],
-)
+    [
+        ({}, "exactly one budget"), ({"steps": 1, "minutes": 1.0}, "exactly one budget"), ({"steps": 5, "decay": 2.0}, "decay"),
+        ({"steps": 5, "precision": "float16"}, "precision"), ({"steps": 5, "batch": 6, "accumulate": 4}, "equal parts"),
+        ({"minutes": 0.0}, "minutes"), ({"steps": 5, "average": -1.0}, "average"),
+    ],
+)  # fmt: skip
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(DataError, match=message):
         Settings(**arguments)
 
 
-def test_no_data_is_refused():
-    model, net, ema, _ = setting(steps=1)
-    loop = train(
-        model, net, ema, torch.zeros(0, 2), None, objective=gaussian.Regression(), times=gaussian.UniformTime(),
-        settings=Settings(steps=1), seed=0,
-    )  # fmt: skip
+def test_what_cannot_be_trained_is_refused():
     with pytest.raises(DataError, match="no rows"):
-        list(loop)
+        Held(torch.zeros(0, 2))
+    with pytest.raises(DataError, match="one for each"):
+        Held(torch.zeros(3, 2), torch.zeros(2))
+    with pytest.raises(DataError, match="call rehearse"):
+        Settings(minutes=1.0).rate(0)
+    with pytest.raises(DataError, match=r"settings = rehearse"):
+        list(Toy(Settings(minutes=1.0)).train())
+
+
+def test_bfloat16_learns_and_its_weights_stay_float32():
+    toy, exact = Toy(settings(50, precision="bfloat16"), dropout=0.0), Toy(settings(50), dropout=0.0)
+    rough, fine = [p.loss for p in toy.train()], [p.loss for p in exact.train()]
+    assert rough != fine
+    assert rough == pytest.approx(fine, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in toy.net.parameters())
+
+
+def test_dropping_activations_changes_nothing():
+    toy, plain = Toy(settings(checkpoint=True)), Toy(settings())
+    one, two = trained(toy), trained(plain)
+    assert toy.net.checkpoint
+    assert gap(one, two) < 1e-5
+    odd = narrow(8)
+    odd.settings = settings(checkpoint=True)
+    with pytest.raises(DataError, match="checkpoint"):
+        list(odd.train())
+
+
+def test_the_model_is_not_copied_along():
+    """Training changes the network that was given, not a copy."""
+    toy = Toy(settings(5))
+    before = copy.deepcopy(toy.net.state_dict())
+    trained(toy)
+    assert not equal(before, toy.net.state_dict())

@@ -14,7 +14,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Run any diffusion backwards, under control, and know how far to trust the result.",
+    epilog="Start with: undrift fit YOUR-DATA --minutes 5, then undrift sample runs/YOUR-DATA -n 100",
 )
+
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; the best there is by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a run, as `fit` made it.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting, as training.batch=128 or network.width=256.")
+]
 
 
 @app.callback()
@@ -23,20 +32,99 @@ def _root() -> None:
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the pictures and the evidence.")] = Path("runs/digits"),
-    seconds: Annotated[float, typer.Option(help="Training time.", min=1)] = 60.0,
-    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the evidence as JSON instead of a table.")] = False,
+def fit(
+    data: Annotated[str, typer.Argument(help="Folder of pictures, .csv, .parquet, .npy, .npz; or recipe.json of a run.")],
+    minutes: Annotated[float | None, typer.Option(help="Training time; 1 by default.", min=0)] = None,
+    condition: Annotated[list[str] | None, typer.Option(help="Column that samples may be asked for; may be repeated.")] = None,
+    labels: Annotated[str | None, typer.Option(help="File of class labels, where the data do not hold them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME-OF-DATA by default.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Run to start from (fine-tuning).")] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the records kept for judging.", min=0, max=0.9)
+    ] = 0.1,
+    seed: Seed = 0,
+    device: Device = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Real images in, steered samples and their evidence out: handwritten digits, in about two minutes."""
-    from undrift.cli.demo import print_report, run
+    """Learn the distribution of a folder of pictures, a table or an array.
 
-    result = run(out, seconds=seconds, seed=seed, quiet=as_json)
+    A run that was stopped, or killed, goes on with `undrift fit runs/NAME/recipe.json`; a finished one is repeated by it.
+    """
+    from undrift.cli.runs import fit as run
+
+    run(data, minutes, condition, labels, out, start, held_out, seed, device, sets or [], as_json)
+
+
+@app.command()
+def sample(
+    run: Run,
+    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 16,
+    where: Annotated[list[str] | None, typer.Option(help="What is asked for, as name=value; may be repeated.")] = None,
+    where_file: Annotated[Path | None, typer.Option(help="CSV or Parquet with one row of conditions for each sample.")] = None,
+    scale: Annotated[float, typer.Option(help="Strength of what is asked for; 1 = as trained.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    out: Annotated[Path | None, typer.Option(help="File or folder for the samples; inside the run by default.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Records to start from, in a file like the data.")] = None,
+    strength: Annotated[float, typer.Option(help="How far records to start from are noised, 0 to 1.")] = 0.5,
+    trace: Annotated[Path | None, typer.Option(help="Picture (.png) of the way from noise to sample, for pictures.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw records from a run, in the form and units of the data."""
+    from undrift.cli.runs import sample as draw
+
+    draw(run, n, where or [], where_file, scale, steps, out, like, strength, trace, seed, device, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=2)] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare samples with records that the model has not seen; every figure beside its floor and the Gaussian baseline."""
+    from undrift.cli.runs import evaluate as judge
+
+    judge(run, n, scale, steps, seed, device, as_json)
+
+
+@app.command()
+def report(
+    run: Run,
+    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=2)] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a run and write report.html: one file with pictures, curves and figures, to look at or to send."""
+    from undrift.cli.runs import report as write
+
+    write(run, n, scale, steps, seed, device, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and their reports.")] = Path("runs"),
+    seconds: Annotated[float, typer.Option(help="Training time for each.", min=1)] = 60.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Digits and a table, from data to steered samples, evidence and report, in a few minutes."""
+    from undrift.cli.demo import print_results, run
+
+    results = run(out, seconds=seconds, seed=seed, quiet=as_json)
     if as_json:
-        print(json.dumps(result.evidence, indent=2))
+        print(json.dumps({name: result.evidence for name, result in results.items()}, indent=2))
     else:
-        print_report(result)
+        print_results(results)
 
 
 @app.command()
@@ -54,15 +142,21 @@ def receipts(
 
 
 def main() -> None:
-    """Run the command line; an error of undrift's own, or of the disk, is one line and not a traceback."""
+    """Run the command line; an error of undrift's own, or of the disk, is a paragraph and not a traceback.
+
+    Exit codes: 0 done, 2 bad input or a full disk, 130 stopped by the user (what was done is saved).
+    """
     try:
         app()
     except UndriftError as error:
         print(f"undrift: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
     except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
         print(
-            f"undrift: cannot write {error.filename or 'the run'}: {error.strerror or error}; choose another --out",
-            file=sys.stderr,
+            f"undrift: {error.strerror or error}:{where or ' the run'}; free the disk, or choose another --out", file=sys.stderr
         )
-        sys.exit(1)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"undrift: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(130)

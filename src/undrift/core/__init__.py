@@ -4,6 +4,7 @@ from undrift.core.broadcast import check_order, check_state, pad, scalars
 from undrift.core.covariance import Covariance
 from undrift.core.files import write
 from undrift.core.krylov import CG, Arnoldi, RowSum
+from undrift.core.memory import out_of_memory
 from undrift.core.random import PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
 
@@ -19,6 +20,7 @@ __all__ = [
     "Shared",
     "check_order",
     "check_state",
+    "out_of_memory",
     "pad",
     "scalars",
     "write",

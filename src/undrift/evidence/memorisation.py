@@ -20,18 +20,21 @@ from torch import Tensor
 from undrift.errors import DataError
 from undrift.evidence.checks import points, same_event
 
-__all__ = ["expected_fraction", "memorised_fraction", "nearest"]
+__all__ = ["expected_fraction", "memorised_fraction", "nearest", "threshold"]
 
 _ENTRIES = 1 << 23
-"""Distances held at once: 64 MiB of float64."""
+"""Distances held at once: 32 MiB of float32."""
+
+_CANDIDATES = 4
+"""Nearest points of the fast search that are measured exactly."""
 
 
 def nearest(x: Tensor, reference: Tensor) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
     """Euclidean distance from each point to its nearest reference point, and which one that is.
 
-    Chunked over `x`, so memory stays bounded. The neighbour is found through |a|^2 - 2ab + |b|^2 of centred float64
-    data, so two candidates whose distances differ by less than about 1e-8 of the data's radius may be exchanged; the
-    distance to the one found is then computed directly, so a copy is at exactly 0.
+    Chunked over `x`, so memory stays bounded. Four candidates are found through |a|^2 - 2ab + |b|^2 of centred float32
+    data, and the nearest of them by its distance in float64, computed directly: a copy is at exactly 0. Only among more than
+    four points whose squared distances differ by less than about 1e-6 of the squared radius may one be taken for another.
 
     Args:
         x: points, shape (N, *E).
@@ -50,14 +53,19 @@ def nearest(x: Tensor, reference: Tensor) -> tuple[Float[Tensor, "n"], Int[Tenso
     a, b = points(x, "x"), points(reference, "reference")
     same_event(x, reference, ("x", "reference"))
     centre = b.mean(0)
-    centred, square = b - centre, (b - centre).square().sum(1)
-    found = [
+    scale = (b - centre).abs().max().clamp_min(1e-300)  # squares of any unit then fit float32
+    near = ((b - centre) / scale).float()
+    square = near.square().sum(1)
+    distances, found = [], []
+    for some in a.split(max(1, _ENTRIES // len(b))):
         # |a|^2 is the same for every candidate, so it does not move the minimum.
-        torch.addmm(square, some - centre, centred.T, alpha=-2).argmin(1)
-        for some in a.split(max(1, _ENTRIES // len(b)))
-    ]
-    index = torch.cat(found)
-    return torch.linalg.vector_norm(a - b[index], dim=1), index
+        rough = torch.addmm(square, ((some - centre) / scale).float(), near.T, alpha=-2)
+        candidates = rough.topk(min(_CANDIDATES, len(b)), dim=1, largest=False).indices
+        exact = torch.linalg.vector_norm(some[:, None] - b[candidates], dim=2)
+        best = exact.argmin(1, keepdim=True)
+        distances.append(exact.gather(1, best).squeeze(1))
+        found.append(candidates.gather(1, best).squeeze(1))
+    return torch.cat(distances), torch.cat(found)
 
 
 def _rank(held_out: int, quantile: float) -> int:
@@ -120,5 +128,9 @@ def memorised_fraction(samples: Tensor, train: Tensor, held_out: Tensor, quantil
     points(held_out, "held_out")
     same_event(samples, train, ("samples", "train"))
     same_event(held_out, train, ("held_out", "train"))
-    threshold = nearest(held_out, train)[0].kthvalue(_rank(len(held_out), quantile)).values
-    return float((nearest(samples, train)[0] <= threshold).double().mean())
+    return float((nearest(samples, train)[0] <= threshold(train, held_out, quantile)).double().mean())
+
+
+def threshold(train: Tensor, held_out: Tensor, quantile: float = 0.01) -> Float[Tensor, ""]:
+    """How near to a training point the closest `quantile` of held-out data comes, shape ()."""
+    return nearest(held_out, train)[0].kthvalue(_rank(len(held_out), quantile)).values

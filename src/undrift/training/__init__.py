@@ -1,6 +1,26 @@
-"""Fitting a denoiser: the loop, the moving average of its weights, and the bar."""
+"""Fitting a denoiser: settings, the loop, the moving average of its weights, snapshots, losses by noise level."""
 
+from undrift.training.draws import forked
 from undrift.training.ema import Ema
-from undrift.training.loop import Progress, Settings, forked, train
+from undrift.training.feed import Feed, Held, Streamed
+from undrift.training.levels import LevelReport, Levels, spectrum
+from undrift.training.loop import Progress, train
+from undrift.training.metrics import Metrics
+from undrift.training.rehearsal import rehearse
+from undrift.training.settings import Settings
 
-__all__ = ["Ema", "Progress", "Settings", "forked", "train"]
+__all__ = [
+    "Ema",
+    "Feed",
+    "Held",
+    "LevelReport",
+    "Levels",
+    "Metrics",
+    "Progress",
+    "Settings",
+    "Streamed",
+    "forked",
+    "rehearse",
+    "spectrum",
+    "train",
+]

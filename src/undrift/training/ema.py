@@ -25,6 +25,10 @@ class Ema:
         net: the network in training.
         gamma: exponent of the profile, > -1; larger remembers less.
 
+    Attributes:
+        net: the shadow.
+        step: updates so far; with the shadow's weights it is all that going on needs.
+
     Raises:
         DataError: gamma <= -1.
     """
@@ -34,9 +38,19 @@ class Ema:
             raise DataError(f"the average's exponent gamma must be > -1, got {gamma:g}")
         self.gamma, self.step = gamma, 0
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self._source = net
+        self._bind()
+
+    def _bind(self) -> None:
         self._shadows: list[Tensor] = list(self.net.parameters())
-        self._sources: list[Tensor] = list(net.parameters())
-        self._buffers = list(zip(self.net.buffers(), net.buffers(), strict=True))
+        self._sources: list[Tensor] = list(self._source.parameters())
+        self._buffers = list(zip(self.net.buffers(), self._source.buffers(), strict=True))
+
+    def to(self, device: torch.device | str) -> "Ema":
+        """Move the shadow to a device, where the network already is."""
+        self.net.to(device)
+        self._bind()  # moving a module makes new buffers
+        return self
 
     @torch.no_grad()
     def update(self) -> None:

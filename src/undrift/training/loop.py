@@ -1,78 +1,46 @@
 """The training loop: a generator that yields its progress, so that bars, logs and stops need no hooks.
 
-The learning rate rises linearly over the first steps, stays, and falls to zero along a cosine over the last share of the
-budget, which is counted in steps or timed in seconds. Randomness (order, times, noise, dropout) comes from one seed, and the
-global generator is left as it was found.
+    go on from the snapshot, if there is one
+    repeat:  report, if due  ->  stop, if done  ->  step  ->  snapshot, if due
+
+A snapshot holds the state after a step and before its report, so a run that is killed at any moment and gone on with reports
+and ends as if nothing had happened, bit for bit, with the same number of processes. No step waits for the device: whether the
+loss is finite is looked at in reports and snapshots, and if it is not, the last good state is put back and the steps since are
+done again, watched, to name the cause (`diagnosis`).
+
+SIGINT and SIGTERM let the step finish, save a snapshot and raise KeyboardInterrupt; a second one stops at once.
+
+Checked by: tests/training/test_loop.py, tests/training/test_resume.py, tests/training/test_distributed.py
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
-from undrift.core import Random, Shared
-from undrift.errors import DataError, NonFiniteError
+from undrift.errors import CheckpointError, DataError, NonFiniteError
 from undrift.gaussian import TimeLaw
 from undrift.protocols import Objective
+from undrift.training.diagnosis import StepRecord, explain
 from undrift.training.ema import Ema
-from undrift.typing import State
+from undrift.training.feed import Batch, Feed, batches, row_batches
+from undrift.training.group import Group
+from undrift.training.levels import LevelReport, Levels
+from undrift.training.settings import Settings
+from undrift.training.snapshot import NAME, Snapshot, Writer, load, matched
+from undrift.training.step import Trainer
 
-__all__ = ["Progress", "Settings", "forked", "train"]
+__all__ = ["Progress", "train"]
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Attributes:
-        seconds: budget of wall-clock time, or None if `steps` is given.
-        steps: budget in optimiser steps, or None.
-        batch: samples per step.
-        learning_rate: peak of AdamW's rate.
-        warmup: steps of linear rise.
-        decay: share of the budget, at its end, over which the rate falls to zero along a cosine.
-        weight_decay: of AdamW, on matrices and kernels only.
-        clip: largest norm of the gradient.
-        label_dropout: share of samples trained with the label that says nothing, for guidance.
-
-    Raises:
-        DataError: not exactly one budget, or a number out of its range.
-    """
-
-    seconds: float | None = None
-    steps: int | None = None
-    batch: int = 64
-    learning_rate: float = 6e-3
-    warmup: int = 100
-    decay: float = 1.0
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    label_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.steps is None):
-            raise DataError("training needs exactly one budget: seconds= or steps=")
-        for name, low, high in (
-            ("seconds", 0, math.inf),
-            ("steps", 1, math.inf),
-            ("batch", 1, math.inf),
-            ("learning_rate", 0, math.inf),
-            ("warmup", 0, math.inf),
-            ("decay", 0, 1),
-            ("weight_decay", 0, math.inf),
-            ("clip", 0, math.inf),
-            ("label_dropout", 0, 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= high and (value > 0 or name not in ("seconds", "decay", "clip"))):
-                raise DataError(f"training setting {name} must lie in [{low:g}, {high:g}], got {value:g}")
+_MEET = 1.0
+"""Seconds between two meetings, in which processes agree on stopping and saving."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +49,14 @@ class Progress:
 
     Attributes:
         step: steps done.
-        steps: steps in all; an estimate for a budget in seconds.
+        steps: steps in all.
         loss: mean loss of the steps since the last report, in the objective's unit.
-        rate: steps per second since the start.
+        rate: steps per second since the start, or since it was gone on with.
         seconds_left: estimate.
+        learning_rate: of the last step.
+        seconds: spent so far, over all goings-on.
+        note: what people should be told, or "".
+        levels: losses by noise level since the last report.
     """
 
     step: int
@@ -92,165 +64,287 @@ class Progress:
     loss: float
     rate: float
     seconds_left: float
-
-
-@contextmanager
-def forked(seed: int) -> Iterator[None]:
-    """The global CPU generator seeded for a block (layers draw their first weights from it), and put back after."""
-    kept = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reseeds every device
-    try:
-        yield
-    finally:
-        torch.set_rng_state(kept)
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+    levels: LevelReport | None = None
 
 
 def train(
     model: Any,
     net: nn.Module,
     ema: Ema,
-    data: State,
-    labels: Int[Tensor, "n"] | None,
+    feed: Feed,
     *,
     objective: Objective,
     times: TimeLaw,
     settings: Settings,
     seed: int,
+    device: torch.device | str = "cpu",
+    state: Path | None = None,
+    digest: str = "",
     every: int = 50,
+    levels: Levels | None = None,
 ) -> Iterator[Progress]:
     """Train `net` inside `model`, averaging its weights into `ema`.
 
     Args:
-        model: a denoiser that holds `net`; with labels, a conditional model.
-        net: the network, trained in place.
+        model: a denoiser that holds `net`; with conditions, a conditional model.
+        net: the network, trained in place and left on the device in evaluation mode.
         ema: the moving average, updated in place.
-        data: encoded data, shape (N, *E).
-        labels: class indices, shape (N,), or None.
+        feed: batches.
         objective: loss per sample.
         times: law of training times.
-        settings: how.
-        seed: of order, times, noise and dropout.
+        settings: how; resolved, see `rehearse`.
+        seed: of order, times, noise, silence and dropout.
+        device: where to train; with several processes, its kind.
+        state: folder of the snapshot, which is gone on with if it is there; None keeps none on disk.
+        digest: of what the run is besides settings and seed; a snapshot of another one is refused.
         every: steps between reports.
+        levels: where losses by noise level are summed, or None.
 
     Yields:
-        Progress every `every` steps and at the end.
+        Progress every `every` steps and at the end. A run that was finished yields its last report again.
 
     Raises:
-        NonFiniteError: the loss is NaN or infinite; names the step.
-        DataError: no data, labels that do not match it, or data that are not on the CPU.
+        NonFiniteError: the loss or a weight became NaN or infinite; names step and cause. The last good state is on disk.
+        DataError: no data, settings that are not resolved, or a batch that the processes do not divide.
+        CheckpointError: the snapshot is damaged, or of another run; says what differs.
+        MemoryError: memory is used up by a single sample.
+        KeyboardInterrupt: SIGINT or SIGTERM; a snapshot was saved.
 
-    Checked by: tests/training/test_loop.py
+    Checked by: tests/training/test_loop.py, tests/training/test_resume.py
     """
-    if len(data) == 0:
-        raise DataError("there is nothing to train on: data has no rows")
-    if data.device.type != "cpu":
-        raise DataError(f"the loop trains on the CPU for now, and the data are on {data.device}; move them with data.cpu()")
-    if labels is not None and len(labels) != len(data):
-        raise DataError(f"{len(labels)} labels were given for {len(data)} samples; give one for each")
-    seeds = np.random.SeedSequence(seed).generate_state(3, np.uint64).tolist()  # streams of one seed share no bits
-    rng, order, dropout = Shared(seeds[0]), Shared(seeds[1]), Dropout(seeds[2])
-    parameters = list(net.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
-    clock = Clock(settings)
-    batches = _batches(len(data), settings.batch, order)
-    net.train()
-    loss_sum = torch.zeros((), dtype=torch.float64)
-    since, used = 0, 0.0
-    while used < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * clock.share(used)
-        rows = next(batches)
-        batch = data[rows]
-        bound = model
-        if labels is not None:
-            cond = labels[rows]
-            silent = order.uniform((len(rows),), dtype=torch.float32) < settings.label_dropout
-            bound = model.given(torch.where(silent, model.null(cond), cond))
-        with dropout:
-            loss = objective(bound, batch, times.sample(len(rows), rng), rng).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimiser.step()
-        ema.update()
-        loss_sum += loss.detach()
-        step, since, used = clock.tick(), since + 1, clock.used()
-        if since == every or used >= 1:
-            mean = float(loss_sum) / since
-            if not math.isfinite(mean):
-                raise NonFiniteError(
-                    f"the loss became {mean} between steps {step - since} and {step}; lower the learning rate (now "
-                    f"{settings.learning_rate:g}), or look for extreme values in the data"
-                )
-            loss_sum.zero_()
-            since = 0
-            yield clock.report(mean)
-    net.eval()
+    if not settings.resolved:
+        raise DataError("the budget is in minutes or the precision is open; settings = rehearse(...) turns them into numbers")
+    if len(feed) == 0:
+        raise DataError("there is nothing to train on: the data have no rows")
+    group = Group.join(device)
+    trainer = Trainer(model, net, ema, objective=objective, times=times, settings=settings, seed=seed, group=group)
+    run = _Run(trainer, feed, state, digest, every, levels)
+    try:
+        yield from run.all()
+    finally:
+        run.close()
 
 
-class Dropout:
-    """The stream that dropout layers draw from: the global generator is swapped in and out around a forward pass."""
+class _Run:
+    """The state of a training: trainer, sums since the last report, clocks, the last good snapshot."""
 
-    def __init__(self, seed: int):
-        self._own = torch.Generator().manual_seed(seed & (2**63 - 1)).get_state()
-        self._kept = self._own
+    def __init__(self, trainer: Trainer, feed: Feed, state: Path | None, digest: str, every: int, levels: Levels | None):
+        self.trainer, self.feed, self.every, self.levels = trainer, feed, every, levels
+        self.settings, self.group = trainer.settings, trainer.group
+        self.steps = self.settings.steps or 0
+        self.step, self.since, self.before = 0, 0, 0.0
+        double = torch.float32 if self.group.device.type == "mps" else torch.float64
+        self.loss = torch.zeros((), dtype=double, device=self.group.device)
+        told = {k: v for k, v in asdict(self.settings).items() if k not in ("minutes", "snapshot", "accumulate")}
+        self.identity = {
+            "digest": digest,
+            "seed": trainer.seed,
+            "rows": len(feed),
+            "every": every,
+            "processes": self.group.size,
+            **told,
+        }
+        self.writer = Writer(state) if state is not None and self.group.rank == 0 else None
+        self.notes: list[str] = []
+        self.data: Iterator[Batch] = iter(())
+        self.stop = _Stop()
+        self._resume(state)
+        self.first, self.start = self.step, time.perf_counter()
+        self.saved, self.meeting = self.start, self.step + 1
+        self.good = self.snapshot()
+
+    def all(self) -> Iterator[Progress]:
+        """Every report."""
+        self.trainer.net.train()
+        self.data = self._batches(self.step)
+        while True:
+            if self.since and (self.step % self.every == 0 or self.step == self.steps):
+                report = self.report()
+                if self.step == self.steps:
+                    yield report
+                    return
+                try:
+                    yield report
+                except GeneratorExit:  # whoever reads has had enough: nothing that was learned is lost
+                    if self.group.size == 1:
+                        self.save()
+                    raise
+            with self.stop:
+                while True:
+                    self.one()
+                    if self.step % self.every == 0 or self.step == self.steps:
+                        break
+            if self.step == self.steps:
+                self.save()
+
+    def one(self) -> None:
+        """A step, and a snapshot if it is due."""
+        record = self.trainer.step(self.step, next(self.data), self.levels)
+        self.loss += record.losses.mean()
+        self.step, self.since = self.step + 1, self.since + 1
+        if self.step < self.meeting:
+            return
+        now = time.perf_counter()
+        stopped = self.group.any(self.stop.asked)
+        due = self.group.first(now - self.saved >= self.settings.snapshot)
+        if self.group.size > 1:  # alone, every step is a meeting; together, a meeting costs messages and is held once a second
+            pace = (now - self.start) / (self.step - self.first)
+            self.meeting = self.step + self.group.first(max(1, min(self.step - self.first, int(_MEET / pace))))
+        if stopped or due:
+            self.save()
+        if stopped:
+            told = (
+                f"; {self.writer.complaint() or f'saved in {self.writer.file}, the same call goes on'}" if self.writer else ""
+            )
+            raise KeyboardInterrupt(f"training stopped after step {self.step} of {self.steps}{told}")
+
+    def report(self) -> Progress:
+        """What happened since the last report; the one place that waits for the device."""
+        mean = float(self.group.summed(self.loss)) / (max(1, self.since) * self.group.size)
+        if not math.isfinite(mean):
+            self.fail(f"the loss became {mean}")
+        table = None
+        if self.levels is not None:
+            for mine in (self.levels.sums, self.levels.counts):
+                mine.copy_(self.group.summed(mine.to(self.group.device)))
+            table = self.levels.take()
+        spent = time.perf_counter() - self.start
+        rate = (self.step - self.first) / max(spent, 1e-9)
+        self.loss.zero_()
+        self.since = 0
+        if self.writer is not None:
+            self.notes.append(self.writer.complaint())
+        note = "; ".join(n for n in [self.trainer.note, *self.notes] if n)
+        self.trainer.note, self.notes = "", []
+        left = (self.steps - self.step) / rate if rate else math.inf if self.step < self.steps else 0.0
+        last = self.settings.rate(self.step - 1)
+        return Progress(self.step, self.steps, mean, rate, left, last, self.before + spent, note, table)
+
+    def snapshot(self) -> Snapshot:
+        """The present state, copied; a collective call."""
+        tensors = self.trainer.state()
+        tensors["sums.loss"] = self.group.gathered(self.loss).cpu().clone()
+        if self.levels is not None:
+            sums = torch.stack([self.levels.sums, self.levels.counts]).to(self.group.device)
+            tensors["sums.levels"] = self.group.gathered(sums).cpu().clone()
+        epoch, offset = divmod(self.step * self.settings.batch, len(self.feed))
+        facts = {
+            "since": self.since,
+            "accumulate": self.trainer.accumulate,
+            "averaged": self.trainer.ema.step,
+            "seconds": self.before + time.perf_counter() - self.start,
+            "epoch": epoch,
+            "offset": offset,
+        }
+        return Snapshot(self.step, tensors, facts, self.identity)
+
+    def save(self) -> None:
+        """Take a snapshot and begin to write it.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity; the previous one stands.
+        """
+        taken = self.snapshot()
+        if not taken.finite:
+            self.fail("the loss or a weight became NaN or infinite")
+        self.good = taken
+        if self.writer is not None:
+            self.writer.start(taken)
+            if self.stop.asked or self.step == self.steps:
+                self.writer.wait()
+        self.saved = time.perf_counter()
+
+    def fail(self, said: str) -> None:
+        """Go back to the last good state, find out what went wrong, and say it."""
+        first, last = self.good.step, self.step
+        self._restore(self.good)  # puts the step back, too
+        if self.group.size > 1:
+            why = "train with one process to have the step and its cause named, or lower the learning rate"
+            said = f"{said} between steps {first} and {last}; {why}"
+        else:
+            data = self._batches(first)
+            said = explain(lambda number: self._again(number, data), first, last, self.trainer.net)
+            self._restore(self.good)
+        if self.writer is not None:
+            self.writer.start(self.good)
+            self.writer.wait()
+            said += f" The state after step {first}, the last good one, is in {self.writer.file}."
+        raise NonFiniteError(said)
+
+    def close(self) -> None:
+        """End the threads."""
+        if isinstance(self.data, Generator):
+            self.data.close()
+        if self.writer is not None:
+            self.writer.wait()
+        self.trainer.close()
+
+    def _again(self, number: int, data: Iterator[Batch]) -> StepRecord:
+        return self.trainer.step(number, next(data))
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        rows = row_batches(self.feed, self.settings.batch, self.trainer.seed, step)
+        return batches(self.feed, (self.trainer.mine(some) for some in rows))
+
+    def _resume(self, state: Path | None) -> None:
+        """Go on from the snapshot of the first process, which sends it to the others."""
+        found: Snapshot | None = None
+        told: str | None = None
+        if state is not None and self.group.rank == 0:
+            try:
+                found = load(state)
+                if found is not None:
+                    matched(found, self.identity, state / NAME)
+            except CheckpointError as error:
+                told = str(error)
+        told = self.group.first(told)
+        if told is not None:
+            raise CheckpointError(told)
+        found = self.group.first(found)
+        if found is None:
+            if self.group.size > 1:  # whatever their seeds, processes begin alike
+                for value in (*self.trainer.net.state_dict().values(), *self.trainer.ema.net.state_dict().values()):
+                    self.group.share(value)
+            return
+        try:
+            self._restore(found)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the snapshot in {state} does not fit this network ({error}); delete it to train from the start"
+            ) from error
+        self.before = float(found.facts["seconds"])
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.trainer.restore(snapshot.tensors)
+        self.trainer.ema.step, self.trainer.accumulate = snapshot.facts["averaged"], snapshot.facts["accumulate"]
+        self.step, self.since = snapshot.step, snapshot.facts["since"]
+        self.loss.copy_(snapshot.tensors["sums.loss"][self.group.rank])
+        if self.levels is not None and "sums.levels" in snapshot.tensors:
+            sums, counts = snapshot.tensors["sums.levels"][self.group.rank]
+            self.levels.sums.copy_(sums)
+            self.levels.counts.copy_(counts)
+
+
+class _Stop:
+    """Listens for SIGINT and SIGTERM while the loop computes; the reader of reports has the usual handlers."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._kept: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        self._kept = torch.get_rng_state()
-        torch.set_rng_state(self._own)
+        if threading.current_thread() is threading.main_thread():
+            self._kept = {s: signal.signal(s, self._hear) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *_: object) -> None:
-        self._own = torch.get_rng_state()
-        torch.set_rng_state(self._kept)
+        while self._kept:
+            which, handler = self._kept.popitem()
+            signal.signal(which, handler)
 
-
-class Clock:
-    """How much of the budget is used, and the share of the learning rate that belongs to it.
-
-    A budget in steps is counted and one in seconds is timed: no pace measured early, perhaps on a busy machine, decides how
-    long a run lasts.
-    """
-
-    def __init__(self, settings: Settings):
-        self.settings, self.step = settings, 0
-        self._seconds = settings.seconds or math.inf
-        self._start = time.perf_counter()
-
-    def tick(self) -> int:
-        """Count a step."""
-        self.step += 1
-        return self.step
-
-    def used(self) -> float:
-        """Share of the budget that is used."""
-        if self.settings.steps is not None:
-            return self.step / self.settings.steps
-        return (time.perf_counter() - self._start) / self._seconds
-
-    def share(self, used: float) -> float:
-        """Learning rate as a share of its peak, after this step and this share of the budget."""
-        rise = min(1.0, (self.step + 1) / max(1, self.settings.warmup))
-        done = (used - 1 + self.settings.decay) / self.settings.decay
-        return rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
-
-    def report(self, loss: float) -> Progress:
-        """Where training stands now."""
-        spent, used = time.perf_counter() - self._start, min(1.0, self.used())
-        steps = self.settings.steps or max(self.step, round(self.step / max(used, 1e-9)))
-        rate = self.step / max(spent, 1e-9)
-        left = (steps - self.step) / rate if self.settings.steps else self._seconds - spent
-        return Progress(self.step, self.step if used == 1 else steps, loss, rate, max(0.0, left))
-
-
-def _batches(n: int, size: int, order: Random) -> Iterator[Tensor]:
-    """Endless shuffled epochs, cut into batches of one size; a batch may cross from one epoch into the next."""
-    queue = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(queue) < size:
-            queue = torch.cat([queue, order.uniform((n,), dtype=torch.float64).argsort()])
-        yield queue[:size]
-        queue = queue[size:]
+    def _hear(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt("stopped at once, at the second signal; the last snapshot stands")
+        self.asked = True

@@ -1,0 +1,200 @@
+"""The commands on runs: fit, sample, evaluate, report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from undrift.errors import DataError, LabelError
+
+__all__ = ["evaluate", "fit", "report", "sample"]
+
+
+def fit(
+    data: str,
+    minutes: float | None,
+    condition: list[str] | None,
+    labels: str | None,
+    out: Path | None,
+    start: Path | None,
+    held_out: float,
+    seed: int,
+    device: str | None,
+    sets: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Fit, or repeat a recipe; say what the data were taken for, and where the run is."""
+    import undrift as ud
+    from undrift.training.processes import is_main
+
+    options = _settings(sets)
+    if data.endswith(".json"):
+        model = ud.repeat(data, out=out, device=device, progress=not as_json)
+        folder = out or Path(data).parent
+    else:
+        folder = out or Path("runs") / _stem(data)
+        model = ud.fit(
+            data, labels, minutes=minutes, condition=condition, out=folder, start=start, held_out=held_out, device=device,
+            seed=seed, progress=not as_json, training=options["training"], network=options["network"],
+            reading=options["reading"],
+        )  # fmt: skip
+    if not is_main():
+        return
+    measured = model.recipe.measured
+    if as_json:
+        print(json.dumps({"run": str(folder), **measured}))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, text in model.codec.describe():
+        console.print(f"  [bold]{name}[/bold]  {text}")
+    below = measured.get("below_gaussian")
+    if below is not None:
+        console.print(f"loss {100 * below:.0f} % below the best Gaussian denoiser of the data")
+    console.print(f"the run: {folder}\nnext:    undrift sample {folder} -n 16      undrift report {folder}")
+
+
+def sample(
+    run: Path,
+    n: int,
+    where: Sequence[str],
+    where_file: Path | None,
+    scale: float,
+    steps: int,
+    out: Path | None,
+    like: Path | None,
+    strength: float,
+    trace: Path | None,
+    seed: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Draw, by as many processes as were launched, and write the records in the form of the data."""
+    import undrift as ud
+    from undrift.codecs import open_data
+    from undrift.codecs.saving import save_records, suffixes
+    from undrift.fitting import best_device
+    from undrift.training.processes import gathered, is_main, my_rows
+
+    model = ud.load(run, device=device or best_device())
+    asked: Any = _where(where)
+    if where_file is not None:
+        if asked:
+            raise LabelError("give --where or --where-file, not both")
+        from undrift.codecs.table import read_table
+
+        asked = read_table(where_file)
+        n = len(asked)
+    records = None
+    if like is not None:
+        source = open_data(str(like)).source
+        records = source.take(_rows(len(source), n))
+    states = model.states(
+        n, asked if len(asked) else None, scale=scale, steps=steps, seed=seed, like=records,
+        strength=strength, rows=my_rows(n), progress=not as_json and is_main(),
+    )  # fmt: skip
+    states = gathered(states, n)
+    if not is_main():
+        return
+    drawn = model.decode(states, asked if len(asked) else None)
+    file = out or run / f"samples{suffixes(drawn)[0]}"
+    names = asked.get("class") if isinstance(asked, dict) else None
+    save_records(drawn, file, names if names is None or isinstance(names, list) else [names] * n)
+    print(json.dumps({"samples": str(file), "n": n}) if as_json else f"{n} samples: {file}")
+
+
+def _stem(data: str) -> str:
+    """What a run on this data is called."""
+    name = Path(data).resolve().name
+    for end in (".gz", ".csv", ".tsv", ".parquet", ".npy", ".npz"):
+        name = name.removesuffix(end)
+    return name or "data"
+
+
+def _settings(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """training.batch=128 and the like, as mappings; values are JSON where they can be read so, else text."""
+    found: dict[str, dict[str, Any]] = {"training": {}, "network": {}, "reading": {}}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        room, dot, name = key.partition(".")
+        if not equals or not dot or room not in found:
+            raise DataError(f"--set {text!r} is not understood; write {', '.join(f'{r}.NAME=VALUE' for r in found)}")
+        found[room][name] = _value(value)
+    return found
+
+
+def _where(texts: Sequence[str]) -> dict[str, Any]:
+    """name=value pairs; a value may be a JSON list with one entry for each sample."""
+    asked: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise LabelError(f"--where {text!r} is not understood; write --where NAME=VALUE, for example --where class=rose")
+        asked[name] = _value(value)
+    return asked
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _rows(have: int, n: int) -> Any:
+    import numpy as np
+
+    return np.arange(n) % have
+
+
+def evaluate(run: Path, n: int | None, scale: float, steps: int, seed: int, device: str | None, as_json: bool) -> None:
+    """Judge a run and write evidence.json into it."""
+    judged = _judged(run, n, scale, steps, seed, device, as_json)[1]
+    if as_json:
+        print(json.dumps(judged.evidence, indent=2))
+    else:
+        print_evidence(judged.evidence, f"{run}: samples against records that the model has not seen")
+
+
+def report(run: Path, n: int | None, scale: float, steps: int, seed: int, device: str | None, as_json: bool) -> None:
+    """Judge a run and write report.html into it."""
+    from undrift.report.build import report as build
+
+    model, judged = _judged(run, n, scale, steps, seed, device, as_json)
+    page = build(model, judged, run)
+    if as_json:
+        print(json.dumps({"report": str(page), "evidence": judged.evidence}, indent=2))
+    else:
+        print_evidence(judged.evidence, f"{run}: samples against records that the model has not seen")
+        print(f"the report: {page}")
+
+
+def print_evidence(evidence: dict[str, Any], title: str) -> None:
+    """Figures beside floor and baseline, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in ("figure", "samples", "95 % interval", "floor (real data)", "Gaussian", "better"):
+        table.add_column(name, justify="left" if name in ("figure", "better") else "right")
+    for figure in evidence["figures"]:
+        low, high = figure["low"], figure["high"]
+        between = "" if low is None or high is None else f"{low:.3g} to {high:.3g}"
+        numbers = ["" if figure[key] is None else f"{figure[key]:.4g}" for key in ("value", "floor", "baseline")]
+        table.add_row(figure["name"], numbers[0], between, *numbers[1:], figure["better"])
+    console = Console(highlight=False)
+    console.print(table)
+    cost = evidence["cost"]
+    console.print("  " + ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in cost.items() if value is not None))
+
+
+def _judged(run: Path, n: int | None, scale: float, steps: int, seed: int, device: str | None, quiet: bool) -> Any:
+    import undrift as ud
+    from undrift.core import write
+    from undrift.fitting import best_device
+
+    model = ud.load(run, device=device or best_device())
+    judged = ud.evaluate(model, n=n, scale=scale, steps=steps, seed=seed, progress=not quiet)
+    write(run / "evidence.json", json.dumps(judged.evidence, indent=2).encode())
+    return model, judged

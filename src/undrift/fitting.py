@@ -1,0 +1,418 @@
+"""From records to a model: open the data, write the recipe, train, and be able to go on after a kill.
+
+    fit(data) = open -> guess codec and conditions -> measure scale -> rehearse (minutes become steps) -> recipe -> train
+
+Everything that decides the outcome is in the recipe before the first step, so `repeat` makes the same weights again from the
+recipe and the data, and a run that was killed goes on from its last snapshot to the same end, bit for bit.
+
+Checked by: tests/test_fitting.py
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undrift import gaussian, schedules
+from undrift.codecs import open_data
+from undrift.codecs.conditions import Conditions
+from undrift.codecs.kept import Kept
+from undrift.codecs.opening import Opened
+from undrift.core import write
+from undrift.errors import CheckpointError, DataError
+from undrift.model import Model, channels_last, load
+from undrift.recipes import Data, Part, Recipe, Times, settings
+from undrift.training import (
+    Ema,
+    Feed,
+    Held,
+    Levels,
+    Metrics,
+    Progress,
+    Settings,
+    Streamed,
+    forked,
+    rehearse,
+    spectrum,
+    train,
+)  # fmt: skip
+from undrift.training.processes import is_main
+from undrift.training.progress import show
+
+__all__ = ["defaults", "fit", "held_out_rows", "hiding_noise", "reopen", "repeat"]
+
+IN_MEMORY = 1 << 30
+"""Bytes of encoded data up to which they are kept in memory; larger sources are streamed."""
+
+MEASURED = 16384
+"""Records that scale and spectrum are measured on."""
+
+
+def fit(
+    data: Any,
+    labels: Any = None,
+    *,
+    minutes: float | None = None,
+    condition: str | Sequence[str] | None = None,
+    out: str | File | None = None,
+    start: str | File | Model | None = None,
+    training: Mapping[str, Any] | Settings | None = None,
+    network: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    held_out: float = 0.1,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Model:
+    """Learn the distribution of records.
+
+    Args:
+        data: a folder of pictures (sub-folders are classes), a table (.csv, .tsv, .parquet), arrays (.npy, .npz, idx), or an
+            array, tensor or DataFrame; or the recipe.json of a run, which is then repeated, or gone on with.
+        labels: one class for each record, or a file of them; None where the data hold them.
+        minutes: training time, turned once into steps; 1 by default.
+        condition: columns of a table that samples may be asked for.
+        out: folder for the run; it then survives a kill, and `repeat` goes on with it.
+        start: a run, or a model, to start from: its codec, conditions and network are kept.
+        training: `training.Settings`, or some of them as a mapping.
+        network: arguments of the network that replace the defaults.
+        reading: options for `codecs.open_data` (kinds, size, key, ...).
+        held_out: share of the records that is kept from training to judge the model by, in [0, 1).
+        device: "cpu", "cuda", ...; the best there is by default.
+        seed: of first weights, order, times, noise and dropout.
+        progress: draw a bar.
+
+    Returns:
+        A model whose samples are records like those given.
+
+    Raises:
+        DataError: records that cannot be learned from; the message says which and why.
+        LabelError: a condition that the data do not have.
+        NonFiniteError: training diverged.
+    """
+    if isinstance(data, (str, File)) and str(data).endswith(".json"):
+        return repeat(data, out=out, device=device, progress=progress)
+    if not 0 <= held_out < 1:
+        raise DataError(f"held_out={held_out:g} must lie in [0, 1): it is the share of records kept from training")
+    parent = None if start is None else start if isinstance(start, Model) else load(start)
+    opened = open_data(data, labels, **dict(reading or {}))
+    codec = opened.codec if parent is None else parent.codec
+    conditions = conditions_of(opened, codec, condition) if parent is None else parent.conditions
+    held = _held(len(opened.source), held_out)
+    feed = _feed(opened, codec, conditions, held_out_rows(len(opened.source), held, seed))
+    example = _example(feed)
+    data_std = float(example.square().mean().sqrt()) if parent is None else parent.recipe.data_std  # about zero, as noise is
+    chosen = defaults(codec, len(feed), () if conditions is None else conditions.columns)
+    plan = Recipe(
+        data=Data(
+            path=str(data) if isinstance(data, (str, File)) else None,
+            labels=str(labels) if isinstance(labels, (str, File)) else None,
+            reading=dict(reading or {}),
+            digest=opened.source.digest(),
+            rows=len(opened.source),
+            held_out=held,
+        ),
+        codec=Part(name=type(codec).__name__, config=codec.config()),
+        conditions=None if conditions is None else conditions.config(),
+        network=(
+            Part(name=chosen.network.name, config={**chosen.network.config, **(network or {})})
+            if parent is None
+            else parent.recipe.network
+        ),
+        schedule=Part(name="EDM", config=asdict(schedules.EDM(sigma_max=hiding_noise(data_std, example[0].numel())))),
+        head="edm",
+        data_std=data_std,
+        times=chosen.times,
+        training=_budget(chosen.training, training, minutes),
+        start=None if start is None else "a model in memory" if isinstance(start, Model) else str(start),
+        seed=seed,
+    )
+    folder = None if out is None else _new_run(File(out))
+    return _run(plan, feed, example, folder, device, progress, parent)
+
+
+def repeat(
+    recipe: str | File,
+    data: Any = None,
+    labels: Any = None,
+    *,
+    out: str | File | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Model:
+    """Make a run again from its recipe, or go on with one that was stopped.
+
+    Args:
+        recipe: recipe.json of a run. A run that is not finished goes on where its last snapshot was; a finished one is
+            made again, in a new folder.
+        data: the records, where they were given in memory.
+        labels: their labels, likewise.
+        out: folder for a run made again; NAME-again beside the run by default.
+        device: as in `fit`.
+        progress: draw a bar.
+
+    Raises:
+        CheckpointError: no recipe, or a damaged one.
+        DataError: the data are not those of the recipe.
+    """
+    file = File(recipe)
+    try:
+        plan = Recipe.from_json(file.read_bytes(), str(file))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}); give the recipe.json of a run") from error
+    opened = reopen(plan, data, labels)
+    codec, conditions = plan.build_codec(), plan.build_conditions()
+    feed = _feed(opened, codec, conditions, held_out_rows(plan.data.rows, plan.data.held_out, plan.seed))
+    parent = None
+    if plan.start is not None:
+        parent = load(plan.start) if File(plan.start).is_dir() else None
+        if parent is None:
+            raise CheckpointError(f"{file} started from {plan.start}, which is no run here; bring it back to repeat the run")
+    finished = (file.parent / "model.safetensors").exists()
+    if out is not None or finished:
+        folder = _new_run(File(out) if out is not None else file.parent.with_name(file.parent.name + "-again"))
+        plan = plan.model_copy(update={"measured": {}})
+    else:
+        folder = file.parent
+    return _run(plan, feed, _example(feed), folder, device, progress, parent)
+
+
+def reopen(plan: Recipe, data: Any = None, labels: Any = None) -> Opened:
+    """The data of a recipe, checked to be what they were.
+
+    Raises:
+        DataError: they were given in memory and are not given again, are gone, or have changed.
+    """
+    if data is None and plan.data.path is None:
+        raise DataError("this run was fitted on records in memory; give them again: data=, and labels= if there were any")
+    opened = open_data(
+        plan.data.path if data is None else data, plan.data.labels if data is None else labels, **plan.data.reading
+    )
+    if opened.source.digest() != plan.data.digest:
+        raise DataError(
+            f"{opened.source.name} is not what this run was fitted on ({plan.data.rows} records then, {len(opened.source)} "
+            "now); bring the data back, or fit anew"
+        )
+    return opened
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a kind of records is trained with.
+
+    Attributes:
+        network: the network and its arguments.
+        training: settings that differ from `training.Settings`.
+        times: law of training times.
+    """
+
+    network: Part
+    training: dict[str, Any]
+    times: Times
+
+
+def defaults(codec: Any, rows: int, columns: tuple[int, ...]) -> Defaults:
+    """The default network, settings and time law for records of a codec."""
+    event = tuple(codec.event_shape)
+    asked = {"columns": list(columns)} if columns else {}
+    if len(event) == 1:
+        network = Part(name="MLP", config={"features": event[0], **vectors(event[0], rows), **asked})
+        return Defaults(network, {}, Times(mean=-1.2, std=1.2))
+    return Defaults(Part(name="UNet", config={**grid_network(event), **asked}), {}, Times(mean=-0.3, std=1.0))
+
+
+def vectors(features: int, rows: int) -> dict[str, Any]:
+    """The default MLP for vectors."""
+    return {"width": 512, "blocks": 4}
+
+
+def grid_network(event_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The default U-Net for signals, images and volumes: levels down to about 4 to 7 pixels, attention on the coarsest."""
+    channels, *sizes = event_shape
+    levels = max(1, min(sizes).bit_length() - 2)
+    return {
+        "channels": channels,
+        "spatial": len(sizes),
+        "widths": [min(32 * 2**i, 128) for i in range(levels)],
+        "blocks": 1,
+        "attention": [levels - 1],
+    }
+
+
+def hiding_noise(data_std: float, dim: int, gap: float = 0.06) -> float:
+    """Noise level that hides the data: the prior is within `gap` nats of the law of X_1 (see `gaussian.Path.prior_gap`).
+
+    At least 20. For 32 x 32 colour images it gives about the 80 of Karras et al. 2022; more would be trained for nothing.
+    """
+    return max(20.0, data_std * math.sqrt(dim / (2 * gap)))
+
+
+def held_out_rows(rows: int, held: int, seed: int) -> np.ndarray:
+    """The rows that are kept from training, ascending: the same for the same numbers."""
+    stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed & (2**63 - 1), 0x4E1D])))
+    return np.sort(stream.permutation(rows)[:held])
+
+
+def conditions_of(opened: Opened, codec: Any, condition: str | Sequence[str] | None) -> Conditions | None:
+    """What may be asked for: columns of a table, or the class."""
+    names = [condition] if isinstance(condition, str) else list(condition or ())
+    if opened.kind == "table":
+        return Conditions.of_table(codec, names) if names else None
+    if names and names != ["class"]:
+        raise DataError(
+            f"condition={names} names columns, and {opened.source.name} is no table; its one condition is the class"
+        )
+    return None if opened.labels is None else Conditions.of_labels("class", opened.labels)
+
+
+def _held(rows: int, share: float) -> int:
+    """How many records are kept from training: none where a hundred of them would be a loss."""
+    wanted = min(round(rows * share), 10000)
+    return 0 if wanted == 0 else max(wanted, 100) if rows >= 500 else 0
+
+
+def _feed(opened: Opened, codec: Any, conditions: Conditions | None, held: np.ndarray) -> Feed:
+    """Batches for training: in memory where they fit."""
+    source = Kept(opened.source, held) if len(held) else opened.source
+    if len(opened.source) * math.prod(codec.event_shape) * 4 > IN_MEMORY:
+        return Streamed(source, codec, conditions)
+    rows = np.setdiff1d(np.arange(len(opened.source)), held)
+    parts, conds = [], []
+    for some in np.array_split(rows, max(1, math.ceil(len(rows) / 4096))):
+        records = source.take(some)
+        parts.append(codec.encode(records))
+        if conditions is not None:
+            conds.append(conditions.of(records if opened.labels is None else [opened.labels[i] for i in some]))
+    return _Encoded(source, rows, Held(torch.cat(parts), torch.cat(conds) if conds else None))
+
+
+class _Encoded:
+    """Records encoded once and kept, in the source's own order and numbers: the same run as one that streams them."""
+
+    ahead = 0
+
+    def __init__(self, source: Any, rows: np.ndarray, held: Held):
+        self.source, self.rows, self.held = source, rows, held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def order(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        return self.source.order(rng)
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        return self.held.batch(np.searchsorted(self.rows, rows))
+
+
+def _example(feed: Feed) -> Tensor:
+    """Encoded records to measure scale and spectrum on."""
+    rows = next(iter(feed.order(np.random.Generator(np.random.Philox(0)))))[:MEASURED]
+    return feed.batch(rows)[0]
+
+
+def _budget(default: Mapping[str, Any], given: Mapping[str, Any] | Settings | None, minutes: float | None) -> dict[str, Any]:
+    """Settings as a mapping, with exactly one budget."""
+    if isinstance(given, Settings):
+        if minutes is not None:
+            raise DataError("give minutes=, or training= with its own budget, not both")
+        return asdict(given)
+    asked = {**default, **(given or {})}
+    budgets = [name for name in ("minutes", "steps") if asked.get(name) is not None]
+    if minutes is not None and budgets:
+        raise DataError(f"give minutes=, or training= with its own budget ({budgets[0]}), not both")
+    if not budgets:
+        asked["minutes"] = 1.0 if minutes is None else minutes
+    try:
+        return asdict(settings(asked))
+    except ValueError as error:
+        raise DataError(f"training: {error}") from error
+
+
+def _new_run(folder: File) -> File:
+    """A folder for a run that is not there yet; made before the training, which a folder that cannot be written would waste.
+
+    Raises:
+        DataError: it holds a run already.
+    """
+    if (folder / "recipe.json").exists():
+        state = "a finished run" if (folder / "model.safetensors").exists() else "a run that is not finished"
+        cure = f"go on with it by `undrift fit {folder}/recipe.json`, or " if "not" in state else ""
+        raise DataError(f"{folder} holds {state}; {cure}choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(
+    plan: Recipe,
+    feed: Feed,
+    example: Tensor,
+    folder: File | None,
+    device: str | torch.device | None,
+    progress: bool,
+    parent: Model | None,
+) -> Model:
+    """Train what a recipe describes."""
+    place = torch.device(device) if device is not None else best_device()
+    with forked(plan.seed):
+        denoiser = plan.build()
+    net = channels_last(denoiser.modules()[0])
+    if parent is not None:
+        net.load_state_dict(parent.net.state_dict())
+    net.to(place)
+    times = gaussian.LogNormalNoise(denoiser.path.schedule, mean=plan.times.mean, std=plan.times.std)
+    objective = gaussian.Regression()
+    given = plan.settings()
+    if not given.resolved:
+        given = rehearse(denoiser, net, feed, objective=objective, times=times, settings=given, seed=plan.seed, device=place)
+        plan = plan.model_copy(update={"training": asdict(given)})
+    if folder is not None and is_main():
+        write(folder / "recipe.json", plan.to_json())
+    ema = Ema(net, given.average)
+    levels = Levels.of(times, denoiser, spectrum(example))
+    loop = train(
+        denoiser, net, ema, feed, objective=objective, times=times, settings=given, seed=plan.seed, device=place,
+        state=None if folder is None else folder / "state", digest=plan.digest(), levels=levels,
+    )  # fmt: skip
+    last = _last(_recorded(show(loop, "fit") if progress else loop, folder))
+    done = {
+        "steps": last.step,
+        "seconds": round(last.seconds, 2),
+        "loss": last.loss,
+        "below_gaussian": last.levels.below if last.levels else None,
+    }
+    codec, conditions = plan.build_codec(), plan.build_conditions()
+    model = Model(replace(denoiser, net=ema.net.eval()), codec, conditions, plan.model_copy(update={"measured": done}))
+    if folder is not None and is_main():
+        model.save(folder)
+    return model
+
+
+def best_device() -> torch.device:
+    """The fastest device there is."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _recorded(loop: Iterator[Progress], folder: File | None) -> Iterator[Progress]:
+    """Progress passed on, a line of metrics.jsonl each."""
+    if folder is None or not is_main():
+        yield from loop
+        return
+    metrics = Metrics(folder / "metrics.jsonl")
+    for state in loop:
+        metrics.add(state)
+        yield state
+
+
+def _last(loop: Iterator[Progress]) -> Progress:
+    """The last state of a loop."""
+    state = next(loop)
+    for state in loop:  # noqa: B007 (the last one is wanted)
+        pass
+    return state

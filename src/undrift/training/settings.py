@@ -1,0 +1,107 @@
+"""How to train: plain numbers, checked once, and the learning rate that follows from them.
+
+A budget in minutes is a wish; `rehearse` turns it into steps before the first one, so that a run repeated or gone on with is
+the same run.
+
+Checked by: tests/training/test_loop.py
+"""
+
+import math
+from dataclasses import dataclass
+
+from undrift.errors import DataError
+
+__all__ = ["PRECISIONS", "Settings"]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+_RANGES = {
+    "minutes": (0, math.inf),
+    "steps": (1, math.inf),
+    "batch": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "warmup": (0, math.inf),
+    "decay": (0, 1),
+    "weight_decay": (0, math.inf),
+    "clip": (0, math.inf),
+    "label_dropout": (0, 1),
+    "accumulate": (1, math.inf),
+    "average": (-1, math.inf),
+    "snapshot": (0, math.inf),
+}
+
+_OPEN = ("minutes", "decay", "clip", "average")
+"""Settings whose lower end is left out."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        minutes: budget of wall-clock time, or None if `steps` is given.
+        steps: budget in optimiser steps, or None.
+        batch: samples per step, over all processes.
+        learning_rate: peak of AdamW's rate.
+        warmup: steps of linear rise.
+        decay: share of the budget, at its end, over which the rate falls to zero along a cosine.
+        weight_decay: of AdamW, on matrices and kernels only.
+        clip: largest norm of the gradient.
+        label_dropout: share of samples trained with conditions that say nothing, for guidance.
+        accumulate: micro-batches that a step's batch is cut into, to save memory.
+        precision: "float32", "bfloat16", or "auto": the faster of the two, which `rehearse` measures.
+        compile: compile the network first.
+        checkpoint: keep no activations and compute them again on the way back: less memory, about a third more time.
+        average: exponent gamma of the moving average, see `Ema`.
+        snapshot: seconds between snapshots.
+
+    Raises:
+        DataError: not exactly one budget, or a number out of its range.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 64
+    learning_rate: float = 6e-3
+    warmup: int = 100
+    decay: float = 1.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    label_dropout: float = 0.1
+    accumulate: int = 1
+    precision: str = "auto"
+    compile: bool = False
+    checkpoint: bool = False
+    average: float = 13.0
+    snapshot: float = 30.0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise DataError("training needs exactly one budget: minutes= or steps=")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not (low <= value <= high and (value > low or name not in _OPEN)):
+                bracket = "(" if name in _OPEN else "["
+                raise DataError(f"training setting {name} must lie in {bracket}{low:g}, {high:g}], got {value:g}")
+        if self.precision not in PRECISIONS:
+            raise DataError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+        if self.batch % self.accumulate:
+            raise DataError(
+                f"batch={self.batch} cannot be cut into accumulate={self.accumulate} equal parts; change one of them"
+            )
+
+    @property
+    def resolved(self) -> bool:
+        """Whether nothing is left to be measured: the budget is in steps and the precision chosen."""
+        return self.steps is not None and self.precision != "auto"
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0; the budget is in steps.
+
+        Checked by: tests/training/test_loop.py::test_learning_rate_rises_stays_and_falls_to_zero
+        """
+        if self.steps is None:
+            raise DataError("the learning rate follows the steps, and the budget is in minutes; call rehearse first")
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        done = (step / self.steps - 1 + self.decay) / self.decay
+        return self.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
