@@ -19,7 +19,11 @@ from undrift.errors import CheckpointError, DataError, LabelError
 ROOT = Path(__file__).resolve().parents[1]
 RNG = np.random.Generator(np.random.Philox(3))
 VECTORS = RNG.normal(size=(700, 3)) @ RNG.normal(size=(3, 3)) + 5.0
-TINY = {"training": {"steps": 30, "batch": 32, "precision": "float32"}, "network": {"width": 16, "blocks": 1}, "progress": False}
+TINY = {
+    "training": {"steps": 30, "batch": 32, "precision": "float32"},
+    "network": {"width": 16, "blocks": 1},
+    "progress": False,
+}
 
 
 def weights(model):
@@ -101,7 +105,9 @@ def test_a_killed_run_goes_on_to_the_same_end(file, run, tmp_path):
     assert not (killed / "model.safetensors").exists()
     with pytest.raises(CheckpointError, match=r"go on with it by `undrift fit|go on with `undrift fit"):
         ud.load(killed)
-    done = subprocess.run([*command, killed / "recipe.json", "--json"], env=environment, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*command, killed / "recipe.json", "--json"], env=environment, capture_output=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert torch.equal(weights(ud.load(killed)), weights(ud.load(whole)))
 
@@ -156,6 +162,8 @@ def test_a_condition_that_the_table_does_not_have(tmp_path):
 def test_samples_start_where_they_are_told(run):
     model = run[1]
     torch.testing.assert_close(model.states(4, start=model.noise(4, seed=9), steps=5, seed=9), model.states(4, steps=5, seed=9))
+    some = model.states(4, start=model.noise(4, seed=9), steps=5, seed=9, rows=[1, 3])
+    torch.testing.assert_close(some, model.states(4, steps=5, seed=9)[[1, 3]])
     like = VECTORS[:4]
     near, far = (np.abs(model.sample(4, like=like, strength=s, steps=20) - like).mean() for s in (0.1, 1.0))
     assert near < 0.2 * far

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-HEAVY = ["pandas", "matplotlib", "sklearn", "accelerate", "scipy.stats", "rich", "typer"]
+HEAVY = ["pandas", "matplotlib", "sklearn", "accelerate", "scipy.stats", "rich", "typer", "pyarrow", "PIL", "jinja2"]
 
 SCRIPT = f"""
 import json, random, sys, warnings

@@ -27,7 +27,7 @@ SHARED = {
 import undrift as ud
 model = ud.fit("california_housing/housing.csv.gz", condition="median_house_value", minutes=0.03)
 frame = model.sample(5, where={"median_house_value": 200000})
-print(list(frame.columns), sorted(set(frame["median_house_value"])), set(frame["ocean_proximity"]) <= {"<1H OCEAN", "INLAND", "ISLAND", "NEAR BAY", "NEAR OCEAN"})
+print(list(frame.columns), set(frame["median_house_value"]), frame["ocean_proximity"].nunique() > 1)
 """,
     "adult": """
 import undrift as ud
@@ -60,7 +60,7 @@ print(images.shape, images.dtype)
 """,
 }
 WANTED = {
-    "california_housing": "'median_house_value', 'ocean_proximity'] [200000.0] True",
+    "california_housing": "'median_house_value', 'ocean_proximity'] {200000.0} True",
     "adult": "(6, 15) {'Female'} int64 True",
     "concrete": "(4, 9)",
     "mnist": "(3, 28, 28) uint8",
@@ -99,7 +99,10 @@ print(images.dtype, images.ndim, images.shape[0], images.shape[3])
 
 def test_a_csv_in_four_lines(tmp_path: Path) -> None:
     rng = np.random.Generator(np.random.Philox(1))
-    rows = [f"{20 + i % 40},{1.5 * (i % 40) + rng.normal():.2f},{'yes' if i % 2 else 'no'},2024-03-{1 + i % 28:02d}" for i in range(200)]
+    rows = [
+        f"{20 + i % 40},{1.5 * (i % 40) + rng.normal():.2f},{'yes' if i % 2 else 'no'},2024-03-{1 + i % 28:02d}"
+        for i in range(200)
+    ]
     (tmp_path / "own.csv").write_text("age,dose,smokes,visit\n" + "\n".join(rows))
     found = run(
         """

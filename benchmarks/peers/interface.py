@@ -1,11 +1,11 @@
-"""What every entry of `benchmarks/digits.py` reads and writes; the entry's environment needs torch and numpy only.
+"""What every entry of `benchmarks/pictures.py` reads and writes; the entry's environment needs torch and numpy only.
 
-An entry is a script `benchmarks/peers/<name>_digits.py`, called as
+An entry is a script `benchmarks/peers/<name>_pictures.py`, called as
 
-    python NAME_digits.py --train IN.npz --out OUT.npz --seed 0 --seconds 60 --calls 50 --threads 2 --clock wall
+    python NAME_pictures.py --train IN.npz --out OUT.npz --seed 0 --seconds 60 --calls 50 --threads 2 --clock wall
 
-IN.npz holds `images` (N, 1, 8, 8) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to draw.
-OUT.npz holds `samples` (M, 1, 8, 8) in the same unit, and `about`, JSON about the run: see `Task.save`. An unconditional
+IN.npz holds `images` (N, 1, H, W) float32 in [-1, 1], `labels` (N,) and `asked` (M,), the labels of the samples to draw.
+OUT.npz holds `samples` (M, 1, H, W) in the same unit, and `about`, JSON about the run: see `Task.save`. An unconditional
 entry adds `"conditional": false` to it.
 
 The clock starts when training starts: importing and building the network are free for everyone, anything compiled or
@@ -31,7 +31,7 @@ class Task:
     """The data and the budget.
 
     Attributes:
-        images: shape (N, 1, 8, 8), float32 in [-1, 1].
+        images: shape (N, 1, H, W), float32 in [-1, 1].
         labels: shape (N,), int64, 0..9.
         asked: shape (M,), int64: what the samples should show.
         seconds: budget of training.

@@ -49,7 +49,7 @@ class Contestant:
         if "last" in mode:
             self.net.to(memory_format=torch.channels_last)
         if "compile" in mode:
-            self.call = torch.compile(self.net)
+            self.call = torch.compile(self.net, dynamic=False)
 
     def batch(self, rows: np.ndarray, images: np.ndarray) -> Tensor:
         """Rows of the uint8 array as a batch in [-1, 1]."""

@@ -14,6 +14,7 @@ __all__ = [
     "LawError",
     "NonFiniteError",
     "OperatorError",
+    "OutOfMemory",
     "PotentialError",
     "ScheduleError",
     "ShapeError",
@@ -72,6 +73,10 @@ class DataError(UndriftError, ValueError):
 
 class CheckpointError(UndriftError, ValueError):
     """A saved run is missing, damaged, or was not written by undrift."""
+
+
+class OutOfMemory(UndriftError, MemoryError):
+    """Memory is used up, and nothing smaller is left to try; the message says what to make smaller."""
 
 
 class NonFiniteError(UndriftError, ArithmeticError):

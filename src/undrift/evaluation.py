@@ -1,7 +1,8 @@
 """How far to trust a model: its samples against records that it has not seen.
 
 The records that `fit` kept from training are read again from where they came, samples are drawn under the conditions of
-training records, and every figure stands beside its floor (what training records themselves reach) and the baseline of a Gaussian.
+training records, and every figure stands beside its floor (what training records themselves reach) and the baseline of a
+Gaussian.
 
 Checked by: tests/test_evaluation.py
 """
@@ -93,13 +94,12 @@ def evaluate(
     n = min(len(seen), SAMPLES) if n is None else n
 
     train, held_out = opened.source.take(seen), opened.source.take(held)
-    classes = names = None
+    where = asked = classes = None
     if model.conditions is not None and opened.labels is not None:
-        names = [[opened.labels[row] for row in rows] for rows in (seen, held)]
-        asked = [names[0][i % len(seen)] for i in range(n)]
-        classes = [model.conditions.of(some)[:, 0].long() for some in (asked, *names)]
-
-    where = None if names is None else {model.conditions.names[0]: asked}
+        of_train, of_held = ([opened.labels[row] for row in rows] for rows in (seen, held))
+        asked = [of_train[i % len(seen)] for i in range(n)]
+        where = {model.conditions.names[0]: asked}
+        classes = [model.conditions.of(some)[:, 0].long() for some in (asked, of_train, of_held)]
     if where is None and scale != 1:
         raise DataError(f"scale={scale:g} strengthens a condition, and this model is judged without any")
     drawn: list[Tensor] = []
@@ -113,11 +113,12 @@ def evaluate(
     )
     samples = model.decode(drawn[0], where, n)
 
-    encode = model.codec.encode
-    states = [encode(records) for records in (samples, train, held_out)]
-    judge = None if classes is None else evidence.Judge.fit(states[2], classes[2], seed=seed)
-    asked_of = (None, None, None) if classes is None else classes
-    found = evidence.evaluate(*(x for pair in zip(states, asked_of, strict=True) for x in pair), judge, seed=seed)
+    x, y, z = (model.codec.encode(records) for records in (samples, train, held_out))
+    if classes is None:
+        found = evidence.evaluate(x, None, y, None, z, None, seed=seed)
+    else:
+        judge = evidence.Judge.fit(z, classes[2], seed=seed)
+        found = evidence.evaluate(x, classes[0], y, classes[1], z, classes[2], judge, seed=seed)
     result = {
         **found.to_json(),
         **(_columns(model.codec, samples, held_out, seed) if opened.kind == "table" else {}),
@@ -127,11 +128,11 @@ def evaluate(
             **{f"training_{k}": plan.measured.get(k) for k in ("steps", "seconds")},
         },
     }
-    return Judged(result, samples, None if names is None else asked, train, held_out, opened.describe())
+    return Judged(result, samples, asked, train, held_out, opened.describe())
 
 
 def _columns(table: Any, samples: Any, held_out: Any, seed: int) -> dict[str, Any]:
     """Figures of a table's columns and of their pairs."""
-    cells = [np.stack([c.parse(frame[c.name]) for c in table.columns], axis=1) for frame in (held_out, samples)]
+    real, made = (np.stack([c.parse(frame[c.name]) for c in table.columns], axis=1) for frame in (held_out, samples))
     levels = [c.choices > 0 for c in table.columns]
-    return compare_columns(*cells, [c.name for c in table.columns], levels, seed).to_json()
+    return compare_columns(real, made, [c.name for c in table.columns], levels, seed).to_json()

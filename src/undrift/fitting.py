@@ -9,6 +9,7 @@ Checked by: tests/test_fitting.py
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
@@ -37,11 +38,12 @@ from undrift.training import (
     Settings,
     Streamed,
     forked,
+    is_main,
     rehearse,
     spectrum,
     train,
 )  # fmt: skip
-from undrift.training.processes import is_main
+from undrift.training.group import Group
 from undrift.training.progress import show
 
 __all__ = ["defaults", "fit", "held_out_rows", "hiding_noise", "reopen", "repeat"]
@@ -103,6 +105,8 @@ def fit(
     opened = open_data(data, labels, **dict(reading or {}))
     codec = opened.codec if parent is None else parent.codec
     conditions = conditions_of(opened, codec, condition) if parent is None else parent.conditions
+    if progress:
+        tell([*opened.describe(), *(() if conditions is None else conditions.describe())])
     held = _held(len(opened.source), held_out)
     feed = _feed(opened, codec, conditions, held_out_rows(len(opened.source), held, seed))
     example = _example(feed)
@@ -221,14 +225,15 @@ def defaults(codec: Any, rows: int, columns: tuple[int, ...]) -> Defaults:
     event = tuple(codec.event_shape)
     asked = {"columns": list(columns)} if columns else {}
     if len(event) == 1:
-        network = Part(name="MLP", config={"features": event[0], **vectors(event[0], rows), **asked})
-        return Defaults(network, {}, Times(mean=-1.2, std=1.2))
+        network = Part(name="MLP", config={"features": event[0], **vectors(rows, bool(columns)), **asked})
+        training = {"batch": 256, "learning_rate": 2e-3, "label_dropout": 0.3}
+        return Defaults(network, training, Times(mean=-1.2, std=1.2))
     return Defaults(Part(name="UNet", config={**grid_network(event), **asked}), {}, Times(mean=-0.3, std=1.0))
 
 
-def vectors(features: int, rows: int) -> dict[str, Any]:
-    """The default MLP for vectors."""
-    return {"width": 512, "blocks": 4}
+def vectors(rows: int, conditional: bool) -> dict[str, Any]:
+    """The default MLP for vectors: dropout where few records are asked for conditions, whose intervals would be too narrow."""
+    return {"width": 256, "blocks": 4, "dropout": (0.2 if rows < 2000 else 0.1) if conditional else 0.0}
 
 
 def grid_network(event_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -370,6 +375,8 @@ def _run(
     if not given.resolved:
         given = rehearse(denoiser, net, feed, objective=objective, times=times, settings=given, seed=plan.seed, device=place)
         plan = plan.model_copy(update={"training": asdict(given)})
+    group = Group.join(place)
+    group.meet()  # every process has found the folder empty before the first one writes
     if folder is not None and is_main():
         write(folder / "recipe.json", plan.to_json())
     ema = Ema(net, given.average)
@@ -389,7 +396,19 @@ def _run(
     model = Model(replace(denoiser, net=ema.net.eval()), codec, conditions, plan.model_copy(update={"measured": done}))
     if folder is not None and is_main():
         model.save(folder)
+    group.meet()  # whoever returns may load it
     return model
+
+
+def tell(lines: Sequence[tuple[str, str]], most: int = 24) -> None:
+    """What the data were taken for, for people: on stderr, by the first process."""
+    if not is_main():
+        return
+    width = max(len(name) for name, _ in lines[:most])
+    for name, text in lines[:most]:
+        print(f"  {name:<{width}}  {text}", file=sys.stderr)
+    if len(lines) > most:
+        print(f"  ... and {len(lines) - most} more lines of the kind", file=sys.stderr)
 
 
 def best_device() -> torch.device:

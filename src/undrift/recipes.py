@@ -192,12 +192,13 @@ class Recipe(_Strict):
             raise CheckpointError(f"{name} was not written by undrift: it has no field 'undrift'")
         if data["undrift"] != FORMAT:
             raise CheckpointError(
-                f"{name} has format {data['undrift']!r}, this version reads {FORMAT}; fit again, or use the version that wrote it"
+                f"{name} has format {data['undrift']!r}, this version reads {FORMAT}; fit again, or use the one that wrote it"
             )
         try:
             return Recipe.model_validate(data)
         except ValidationError as error:
-            raise CheckpointError(f"{name}: {'; '.join(_problem(e) for e in error.errors()[:5])}") from error
+            found = sorted(error.errors(), key=lambda e: e["type"] == "missing")  # a misspelt key is also a missing one
+            raise CheckpointError(f"{name}: {'; '.join(_problem(e) for e in found[:5])}") from error
 
 
 def settings(config: dict[str, Any]) -> Settings:

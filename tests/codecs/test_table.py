@@ -73,6 +73,10 @@ def test_any_table_comes_back_as_it_came(frame):
     for name in back.columns:
         want = frame[name]
         column = table.column(name)
+        if want.isna().all():  # of an empty category column, pandas says no more than that it is one
+            assert back[name].isna().all()
+            assert str(back[name].dtype) == str(want.dtype)
+            continue
         if isinstance(column, Number) and column.decimals is None:
             span = float(want.max() - want.min())
             np.testing.assert_allclose(back[name].to_numpy(), want.to_numpy(), atol=1e-5 * span, rtol=1e-6)
@@ -249,7 +253,7 @@ def test_a_file_without_a_header_gets_names_and_says_so(tmp_path):
         ("t.csv", b"a,b\n1,2\n1,2,3\n", "t.csv.*line 3.*saw 3"),
         ("t.csv", "a,b\nKöln,2\n".encode("latin-1"), "t.csv is not UTF-8 text"),
         ("t.csv", b"a,a\n1,2\n", "two columns 'a'"),
-        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 999)[:40], "t.csv.gz cannot be read as csv.gz"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 999, mtime=0)[:40], "t.csv.gz cannot be read as csv.gz"),
         ("t.csv.gz", b"a,b\n1,2\n", "t.csv.gz cannot be read as csv.gz"),
         ("t.parquet", b"PAR1 and nothing", "t.parquet cannot be read as parquet"),
         ("t.xls", b"", r"ends in '.xls'; tables are read from .csv"),

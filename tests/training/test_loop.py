@@ -11,7 +11,7 @@ import torch
 from training.toy import PATH, Toy
 from undrift import gaussian
 from undrift.core import Covariance
-from undrift.errors import DataError, NonFiniteError
+from undrift.errors import DataError, NonFiniteError, OutOfMemory
 from undrift.laws import Normal
 from undrift.training import Held, Settings
 from undrift.training.snapshot import load
@@ -161,7 +161,7 @@ def test_out_of_memory_halves_the_micro_batch_and_nothing_else():
     assert toy.ema.step == 30
     assert [p.loss for p in reports] == pytest.approx([p.loss for p in wide.train()], rel=1e-4)
     assert gap(toy.weights(), wide.weights()) < 1e-3
-    with pytest.raises(MemoryError, match="a single sample at once"):
+    with pytest.raises(OutOfMemory, match="a single sample at once"):
         list(narrow(0).train())
 
 

@@ -1,7 +1,9 @@
 """Killed at any moment and gone on with, a run ends as if nothing had happened, bit for bit."""
 
 import json
+import os
 import random
+import signal
 import time
 from types import SimpleNamespace
 
@@ -99,3 +101,33 @@ def test_every_step_can_be_gone_on_from(tmp_path):
     last = toy()
     list(last.train(tmp_path))
     assert all(whole.weights()[k].equal(v) for k, v in last.weights().items())
+
+
+@pytest.mark.parametrize("steps", [3, 10, 17])
+def test_a_stop_between_reports_changes_nothing(steps, tmp_path):
+    """Sums of the running report go on as well: losses, and losses by noise level. At a report, and before it."""
+
+    def toy():
+        return Toy(Settings(steps=20, precision="float32", warmup=5))
+
+    def told(reports):
+        return [(p.step, p.loss, p.learning_rate, p.levels) for p in reports]
+
+    whole, cut = toy(), toy()
+    expected = told(whole.train())
+    batch, left = cut.feed.batch, iter(range(1, 21))
+
+    def stopping(rows):
+        if next(left) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(rows)
+
+    cut.feed.batch = stopping
+    got = []
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {steps} of 20"):
+        got.extend(cut.train(tmp_path))  # keeps what came before the stop
+    assert load(tmp_path).step == steps
+    rest = toy()
+    got += rest.train(tmp_path)
+    assert told(got) == expected
+    assert all(whole.weights()[k].equal(v) for k, v in rest.weights().items())

@@ -1,9 +1,11 @@
 """A small training that tests run, kill and go on with, in this process or in others."""
 
 import os
-import socket
+import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -70,14 +72,11 @@ class Slow(Held):
         return super().batch(rows)
 
 
-def work(folder, toy, rank=0, size=1, port=0):
+def work(folder, toy, rank=0, size=1, meeting=""):
     """A whole run into a folder, in a process of its own; `final.safetensors` is written at its end."""
-    if size > 1:
-        os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-        }  # fmt: skip
     torch.set_num_threads(1)
+    if size > 1:
+        join(rank, size, meeting)
     folder = Path(folder)
     run = Toy(**toy)
     metrics = Metrics(folder / "metrics.jsonl")
@@ -96,28 +95,57 @@ def work(folder, toy, rank=0, size=1, port=0):
         torch.distributed.destroy_process_group()
 
 
+def join(rank, size, meeting):
+    """Meet the other processes at a file: a port that was free a moment ago may be taken by another test."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=timedelta(seconds=90)
+    )
+
+
 def start(folder, toy, size=1):
     """Start `work` in one or several processes, forked from a server that has imported everything."""
+    meeting = tempfile.mktemp(prefix="meeting", dir=folder)
+    return started(work, [(str(folder), toy, rank, size, meeting) for rank in range(size)])
+
+
+def draw(folder, n, rank, size, meeting):
+    """Draw from the run in a folder: noise and samples of seed 3, gathered, in a file for each process."""
+    import undrift as ud
+    from undrift.core import PerSample
+    from undrift.training import gathered, my_rows
+
+    torch.set_num_threads(1)
+    join(rank, size, meeting)
+    model, rows = ud.load(folder), my_rows(n)
+    noise = model.denoiser.path.prior(torch.empty(len(rows), *model.codec.event_shape)).sample(PerSample(3, rows))
+    kept = {"noise": gathered(noise, n), "states": gathered(model.states(n, steps=4, seed=3, rows=rows), n)}
+    save_file(kept, str(Path(folder) / f"drawn.{n}.{rank}.safetensors"))
+    torch.distributed.destroy_process_group()
+
+
+def started(function, arguments):
+    """Start processes, one for each tuple of arguments."""
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "accelerate"])
-    port = free_port()
-    workers = [context.Process(target=work, args=(str(folder), toy, rank, size, port), daemon=True) for rank in range(size)]
-    for worker in workers:
-        worker.start()
+    context.set_forkserver_preload([__name__, "accelerate", "torch._dynamo"])  # the last one by the first step of AdamW
+    kept = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)  # else the server silently preloads nothing
+    try:
+        workers = [context.Process(target=function, args=some, daemon=True) for some in arguments]
+        for worker in workers:
+            worker.start()
+    finally:
+        os.environ.pop("PYTHONPATH") if kept is None else os.environ.update(PYTHONPATH=kept)
     return workers
 
 
-def free_port():
-    """A port that nobody listens to."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def finish(workers, seconds=60):
-    """Wait for processes; kill what is left."""
+def finish(workers, seconds=120):
+    """Wait for processes; kill what is left. Gives exit codes."""
     for worker in workers:
         worker.join(seconds)
     kill(workers)

@@ -32,15 +32,15 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's bundled digits: 1797 images 8x8 with values 0..16, and their labels (UCI set 80, CC BY 4.0)."""
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    return images.reshape(-1, 8, 8).astype(np.int64), labels
+    found: Any = load_digits()
+    return found.images.astype(np.int64), found.target
 
 
 def tumours() -> Any:
     """scikit-learn's bundled breast cancer table: 569 rows, 30 measurements and a diagnosis (UCI set 17, CC BY 4.0)."""
     from sklearn.datasets import load_breast_cancer
 
-    found = load_breast_cancer(as_frame=True)
+    found: Any = load_breast_cancer(as_frame=True)
     return found.data.assign(diagnosis=found.target.map(dict(enumerate(found.target_names))))
 
 

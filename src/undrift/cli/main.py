@@ -21,9 +21,7 @@ Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; the best there is by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Run = Annotated[Path, typer.Argument(help="Folder of a run, as `fit` made it.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other setting, as training.batch=128 or network.width=256.")
-]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as training.batch=128 or network.width=256.")]
 
 
 @app.callback()
@@ -39,9 +37,7 @@ def fit(
     labels: Annotated[str | None, typer.Option(help="File of class labels, where the data do not hold them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME-OF-DATA by default.")] = None,
     start: Annotated[Path | None, typer.Option(help="Run to start from (fine-tuning).")] = None,
-    held_out: Annotated[
-        float, typer.Option(help="Share of the records kept for judging.", min=0, max=0.9)
-    ] = 0.1,
+    held_out: Annotated[float, typer.Option(help="Share of the records kept for judging.", min=0, max=0.9)] = 0.1,
     seed: Seed = 0,
     device: Device = None,
     sets: Sets = None,

@@ -25,7 +25,7 @@ def fit(
 ) -> None:
     """Fit, or repeat a recipe; say what the data were taken for, and where the run is."""
     import undrift as ud
-    from undrift.training.processes import is_main
+    from undrift.training import is_main
 
     options = _settings(sets)
     if data.endswith(".json"):
@@ -47,11 +47,10 @@ def fit(
     from rich.console import Console
 
     console = Console(highlight=False)
-    for name, text in model.codec.describe():
-        console.print(f"  [bold]{name}[/bold]  {text}")
     below = measured.get("below_gaussian")
     if below is not None:
-        console.print(f"loss {100 * below:.0f} % below the best Gaussian denoiser of the data")
+        side = "below" if below >= 0 else "above"
+        console.print(f"loss {100 * abs(below):.0f} % {side} the best Gaussian denoiser of the data")
     console.print(f"the run: {folder}\nnext:    undrift sample {folder} -n 16      undrift report {folder}")
 
 
@@ -75,7 +74,7 @@ def sample(
     from undrift.codecs import open_data
     from undrift.codecs.saving import save_records, suffixes
     from undrift.fitting import best_device
-    from undrift.training.processes import gathered, is_main, my_rows
+    from undrift.training import gathered, is_main, my_rows
 
     model = ud.load(run, device=device or best_device())
     asked: Any = _where(where)

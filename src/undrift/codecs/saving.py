@@ -1,4 +1,4 @@
-"""Records written to files in the form that people keep them in: pictures in a folder, tables as CSV or Parquet, arrays as .npy.
+"""Records written to files as people keep them: pictures in a folder, tables as CSV or Parquet, arrays as .npy.
 
 Every file is written under a temporary name first, so a kill or a full disk leaves no half of one.
 
@@ -57,7 +57,10 @@ def save_records(records: Any, file: Path, names: Sequence[Any] | None = None) -
     elif file.suffix == ".npy":
         np.save(out, records, allow_pickle=False)
     else:
-        np.savez_compressed(out, x=records, **({} if names is None else {"y": np.asarray(names)}))
+        if names is None:
+            np.savez_compressed(out, x=records)
+        else:
+            np.savez_compressed(out, x=records, y=np.asarray(names))
     write(file, out.getvalue())
     return file
 

@@ -81,7 +81,8 @@ class NormSilu(torch.autograd.Function):
         return functional.silu(u, inplace=True)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        (grad,) = grads
         if torch.is_grad_enabled():
             raise ShapeError(
                 "a second derivative was asked of a network that runs in bfloat16, which has first ones only; leave autocast "

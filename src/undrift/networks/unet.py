@@ -31,7 +31,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from undrift.errors import ShapeError
-from undrift.networks.embed import Embedding, check_batch, check_conditions, seen, split, zero_init
+from undrift.networks.embed import NOISE_RANGE, Embedding, check_batch, check_conditions, seen, split, zero_init
 from undrift.networks.kernels import groups_of, norm_silu
 from undrift.typing import State
 
@@ -119,6 +119,7 @@ class UNet(nn.Module):
 
     Attributes:
         event_shape: (channels, None, ...), None for each spatial dimension.
+        noise_range: noise labels that it resolves.
         checkpoint: whether training computes the inside of each block again on the way back instead of keeping it: the same
             gradients for about a third more time and a fraction of the memory. Set it after construction.
 
@@ -131,6 +132,8 @@ class UNet(nn.Module):
         norm).
     Checked by: tests/networks/test_networks.py
     """
+
+    noise_range = NOISE_RANGE
 
     def __init__(
         self,
@@ -164,7 +167,9 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(groups_of(last), last)
         self.head = zero_init(conv(last, channels, 3, padding=1))
         if spatial == 2:
-            self.to(memory_format=torch.channels_last)  # kernels, and through them every batch of features
+            for kernel in self.parameters():  # and through them every batch of features
+                if kernel.ndim == 4:
+                    kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
 
     def _level(self, level: int, inward: int, embedding: int) -> nn.ModuleList:
         """Blocks of one level, the first of which takes `inward` channels."""

@@ -3,6 +3,7 @@
 from undrift.training.draws import forked
 from undrift.training.ema import Ema
 from undrift.training.feed import Feed, Held, Streamed
+from undrift.training.group import gathered, is_main, my_rows
 from undrift.training.levels import LevelReport, Levels, spectrum
 from undrift.training.loop import Progress, train
 from undrift.training.metrics import Metrics
@@ -20,6 +21,9 @@ __all__ = [
     "Settings",
     "Streamed",
     "forked",
+    "gathered",
+    "is_main",
+    "my_rows",
     "rehearse",
     "spectrum",
     "train",

@@ -1,9 +1,10 @@
 """The processes that train together: one, several, or several machines, with the same code.
 
-`accelerate launch` (or torchrun) says in the environment who is who; Accelerate opens the process group. Alone, nothing is
-imported and nothing is sent.
+`accelerate launch --multi_gpu` (or torchrun) says in the environment who is who; Accelerate opens the process group, also for
+processes without a graphics card. Alone, nothing is imported and nothing is sent. Samples are shared out without any message:
+a sample's noise is its own, so a process draws its rows (`my_rows`) and they are put together at the end (`gathered`).
 
-Checked by: tests/training/test_distributed.py
+Checked by: tests/training/test_distributed.py, tests/cli/test_launch.py
 """
 
 import os
@@ -15,7 +16,49 @@ from torch import Tensor, nn
 
 from undrift.errors import DataError
 
-__all__ = ["Group"]
+__all__ = ["Group", "gathered", "is_main", "my_rows"]
+
+
+def _world() -> tuple[int, int]:
+    """(rank, number of processes), as the launcher told them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process is the first, which writes files and talks to people."""
+    return _world()[0] == 0
+
+
+def my_rows(n: int) -> list[int]:
+    """Which of n samples this process draws; a process too many draws the last one again, and `gathered` drops it.
+
+    Checked by: tests/training/test_distributed.py::test_rows_are_shared_out_once
+    """
+    rank, size = _world()
+    return list(range(rank, n, size)) or [n - 1]
+
+
+def gathered(part: Tensor, n: int) -> Tensor:
+    """All n samples in order, from the rows that each process drew (`my_rows`); every process gets them.
+
+    Args:
+        part: this process's samples, shape (len(my_rows(n)), *E), on the CPU.
+        n: how many there are in all.
+
+    Checked by: tests/training/test_distributed.py::test_two_processes_sample_what_one_does
+    """
+    size = _world()[1]
+    if size == 1:
+        return part
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    PartialState(cpu=True)  # joins the process group, unless training did: what is sent lies on the CPU
+    parts: list[Tensor] = gather_object([part])
+    whole = torch.empty(n, *part.shape[1:], dtype=part.dtype)
+    for rank, some in enumerate(parts[:n]):
+        whole[rank::size] = some
+    return whole
 
 
 @dataclass(frozen=True)
@@ -40,7 +83,7 @@ class Group:
             DataError: the device asked for is not the one that this process was given.
         """
         device = torch.device(device)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if _world()[1] == 1:
             return Group(0, 1, device)
         from accelerate import PartialState
 
@@ -48,8 +91,8 @@ class Group:
         got = torch.device(state.device or device)
         if got.type != device.type:
             raise DataError(
-                f"training was asked to run on {device}, and the launcher gave process {state.process_index} {got}; launch "
-                "with `--cpu`, or ask for that device"
+                f"training was asked to run on {device}, and process {state.process_index} was given {got}; ask for that "
+                f"device (device={got.type!r}, or --device {got.type})"
             )
         return Group(state.process_index, state.num_processes, got)
 
@@ -67,6 +110,10 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
         return flag if self.size == 1 else bool(self.summed(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def meet(self) -> None:
+        """Wait for the other processes."""
+        self.any(False)
 
     def first(self, value: Any) -> Any:
         """What the first process says."""

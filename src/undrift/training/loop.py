@@ -110,7 +110,7 @@ def train(
         NonFiniteError: the loss or a weight became NaN or infinite; names step and cause. The last good state is on disk.
         DataError: no data, settings that are not resolved, or a batch that the processes do not divide.
         CheckpointError: the snapshot is damaged, or of another run; says what differs.
-        MemoryError: memory is used up by a single sample.
+        OutOfMemory: memory is used up by a single sample, or in one of several processes.
         KeyboardInterrupt: SIGINT or SIGTERM; a snapshot was saved.
 
     Checked by: tests/training/test_loop.py, tests/training/test_resume.py

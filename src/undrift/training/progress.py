@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from undrift.training.processes import is_main
+from undrift.training.group import is_main
 
 if TYPE_CHECKING:
     from undrift.training.loop import Progress

@@ -67,7 +67,7 @@ def rehearse(
 
     Raises:
         DataError: no data, or a batch that the processes do not divide.
-        MemoryError: memory is used up by a single sample.
+        OutOfMemory: memory is used up by a single sample, or in one of several processes.
 
     Checked by: tests/training/test_rehearsal.py
     """

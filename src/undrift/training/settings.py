@@ -48,6 +48,7 @@ class Settings:
         weight_decay: of AdamW, on matrices and kernels only.
         clip: largest norm of the gradient.
         label_dropout: share of samples trained with conditions that say nothing, for guidance.
+        flips: mirror half of the records along their last axis; right where a mirror image is as likely as the record.
         accumulate: micro-batches that a step's batch is cut into, to save memory.
         precision: "float32", "bfloat16", or "auto": the faster of the two, which `rehearse` measures.
         compile: compile the network first.
@@ -68,6 +69,7 @@ class Settings:
     weight_decay: float = 0.01
     clip: float = 1.0
     label_dropout: float = 0.1
+    flips: bool = False
     accumulate: int = 1
     precision: str = "auto"
     compile: bool = False

@@ -1,11 +1,12 @@
 """One step of training, the same for the loop, for the rehearsal and for doing a step again to see why it failed.
 
-    draw (rows, times, noise, silence) -> loss of each micro-batch -> gradient -> clip -> AdamW -> moving average
+    draw (rows, times, noise, silence, mirrors) -> loss of each micro-batch -> gradient -> clip -> AdamW -> moving average
 
 Everything random in step k is counted from (seed, k), see `draws`: times and silence are drawn for the global batch, noise for
 its slots, so neither micro-batches nor processes change them. Dropout alone has a stream for each (step, process, micro-batch).
 
-Checked by: tests/training/test_loop.py, tests/training/test_distributed.py
+Checked by: tests/training/test_step.py, tests/training/test_flips.py, tests/training/test_loop.py,
+    tests/training/test_distributed.py
 """
 
 from contextlib import nullcontext
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from undrift.codecs.conditions import silenced
 from undrift.core import Shared, out_of_memory
-from undrift.errors import DataError
+from undrift.errors import DataError, OutOfMemory
+from undrift.networks.embed import split
 from undrift.training.diagnosis import StepRecord
 from undrift.training.draws import Slots, counted, forked
 from undrift.training.ema import Ema
@@ -108,12 +110,15 @@ class Trainer:
         """Do a step, counted from 0, on this process's slice of the batch.
 
         Raises:
-            MemoryError: memory is used up by a single sample, or in one of several processes.
+            OutOfMemory: memory is used up by a single sample, or in one of several processes.
+            DataError: flips are asked for, and the records are vectors.
         """
         rows, x, cond = batch
         seed = counted(self.seed, "step", number)
         whole = Shared(counted(seed, "times"))
         t = self.mine(self.times.sample(self.settings.batch, whole))
+        if self.settings.flips:
+            x, cond = self._mirrored(x, cond, seed)
         if cond is not None:
             cond = self._silent(cond, seed).to(self.group.device, non_blocking=True)
         x = x.to(self.group.device, non_blocking=True)
@@ -130,9 +135,31 @@ class Trainer:
             levels.add(log_noise, losses)
         return StepRecord(rows, x, log_noise, losses, norm, rate)
 
+    def _slots(self, seed: int, what: str) -> Slots:
+        """Randomness for this process's slice of the batch."""
+        return Slots(counted(seed, what), self.group.rank * self.local, (self.group.rank + 1) * self.local)
+
+    def _mirrored(self, x: Tensor, cond: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Records, half of which are mirrored along their last axis, and a grid that conditions them with them."""
+        if x.ndim < 3:
+            raise DataError(
+                "flips=True mirrors records along their last axis, and vectors have no mirror image; set flips=False"
+            )
+        chosen = self._slots(seed, "flips").uniform((len(x),), dtype=torch.float32) < 0.5
+
+        def some(values: Tensor) -> Tensor:
+            return torch.where(chosen.reshape(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
+
+        image = getattr(self.net, "image", 0)
+        if cond is None or not image:
+            return some(x), cond
+        told, grid = split(cond, getattr(self.net, "columns", ()), image, x)
+        assert grid is not None
+        return some(x), some(grid) if told is None else torch.cat([told, some(grid).flatten(1)], 1)
+
     def _silent(self, cond: Tensor, seed: int) -> Tensor:
         """Conditions, some of which say nothing."""
-        rng = Slots(counted(seed, "silence"), self.group.rank * self.local, (self.group.rank + 1) * self.local)
+        rng = self._slots(seed, "silence")
         share = self.settings.label_dropout
         if cond.is_floating_point() and cond.ndim == 2:
             return silenced(cond, rng.uniform((len(cond), cond.shape[1] + 2), dtype=torch.float32), share)
@@ -157,12 +184,12 @@ class Trainer:
     def _halve(self, error: BaseException) -> None:
         size = -(-self.local // self.accumulate)
         if self.group.size > 1:
-            raise MemoryError(
+            raise OutOfMemory(
                 f"out of memory with {size} samples at once in process {self.group.rank} of {self.group.size}; start again "
                 f"with accumulate={2 * self.accumulate}, which gives the same result"
             ) from error
         if size == 1:
-            raise MemoryError(
+            raise OutOfMemory(
                 "out of memory with a single sample at once; choose a smaller network, smaller records, checkpoint=True or "
                 'precision="bfloat16"'
             ) from error

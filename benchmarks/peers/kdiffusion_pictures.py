@@ -82,7 +82,7 @@ def sample(task: Task, model: layers.Denoiser) -> torch.Tensor:
         [
             draw(
                 model,
-                torch.randn(len(y), 1, 8, 8) * r["sigma_max"],
+                torch.randn(len(y), *task.images.shape[1:]) * r["sigma_max"],
                 sigmas,
                 extra_args={"mapping_cond": F.one_hot(y, 10).float()},
                 disable=True,

@@ -30,7 +30,7 @@ def train(task: Task) -> UNet2DModel:
     deep = ("AttnDownBlock2D", "AttnUpBlock2D") if r["attention"] else ("DownBlock2D", "UpBlock2D")
     levels = len(r["channels"])
     model = UNet2DModel(
-        sample_size=8,
+        sample_size=task.images.shape[-1],
         in_channels=1,
         out_channels=1,
         layers_per_block=r["layers"],
@@ -85,7 +85,7 @@ def sample(task: Task, model: UNet2DModel) -> torch.Tensor:
             )
         scheduler.set_timesteps(task.calls)
         extra = {"eta": 1.0} if r["sampler"] == "ddim-eta1" else {}
-        x = torch.randn(len(y), 1, 8, 8) * scheduler.init_noise_sigma
+        x = torch.randn(len(y), *task.images.shape[1:]) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             prediction = model(scheduler.scale_model_input(x, t), t, class_labels=y).sample
             x = scheduler.step(prediction, t, x, **extra).prev_sample

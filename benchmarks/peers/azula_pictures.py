@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         self.time = nn.Sequential(nn.Linear(1, r["embedding"]), nn.SiLU(), nn.Linear(r["embedding"], r["embedding"]))
 
     def forward(self, x_t, log_snr_t, label):
-        """Output of the same shape as x_t, (B, 1, 8, 8)."""
+        """Output of the same shape as x_t, (B, 1, H, W)."""
         return self.unet(x_t, self.label(label) + self.time(log_snr_t[..., None]))
 
 
@@ -87,7 +87,7 @@ def train(task: Task) -> tuple[KarrasDenoiser, float, float]:
 @torch.no_grad()
 def sample(task: Task, denoiser: KarrasDenoiser, mean: float, std: float) -> torch.Tensor:
     sampler = SAMPLERS[task.recipe["sampler"]](denoiser, task.calls)
-    return torch.cat([sampler(sampler.init((len(y), 1, 8, 8)), label=y) * std + mean for y in task.chunks()])
+    return torch.cat([sampler(sampler.init((len(y), *task.images.shape[1:])), label=y) * std + mean for y in task.chunks()])
 
 
 if __name__ == "__main__":

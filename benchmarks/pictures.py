@@ -1,18 +1,19 @@
-"""Handwritten digits in one minute of training: undrift's recipe beside the best recipe of its peers, in one run.
+"""Pictures with labels: undrift's recipe beside the best recipe of its peers, in one run.
 
-    python benchmarks/digits.py                      # everything: makes the peers' environment on first use
-    python benchmarks/digits.py --only diffusers --seeds 0 --seconds 10
+    python benchmarks/pictures.py                      # digits, one minute; makes the peers' environment on first use
+    python benchmarks/pictures.py --data fashion       # Fashion-MNIST, ten minutes
+    python benchmarks/pictures.py --only diffusers --seeds 0 --seconds 10
 
-**Data.** The 1797 real 8x8 digits that scikit-learn bundles, pixels in [-1, 1]. **Split.** Two stratified halves by a
-permutation of each class with a fixed seed (`undrift.evidence.split_half(labels, SPLIT_SEED)`); every recipe trains on
-the first, the judge and every distance use the second. **Budget.** The same seconds of training on the same number of
-threads, at most the same network calls a sample, and 1797 samples with the labels of the whole data set. **Measure.**
-One judge, `undrift.evidence.evaluate`; everybody's samples are rounded to the 17 grey levels of the data. Runs
+**Data.** `digits`: the 1797 real 8x8 digits that scikit-learn bundles, two stratified halves by a fixed seed: every recipe
+trains on the first, the judge and every distance use the second. `fashion`: Fashion-MNIST 28x28, from ../shared/data beside the
+checkout; 50,000 of the training pictures train, the other 10,000 and the test set are held out. Pixels are in [-1, 1].
+**Budget.** The same seconds of training on the same number of threads, at most the same network calls a sample, the same
+labels asked for. **Measure.** One judge, `undrift.evidence.evaluate`; samples are rounded to the grey levels of the data. Runs
 alternate (every recipe once a seed), so a slow quarter of an hour hits everybody. The median over seeds is reported,
 and each seed.
 
-A recipe is one script, `benchmarks/peers/<name>_digits.py`; `benchmarks/peers/interface.py` says what it reads and
-writes. Peers run in an environment of their own, with the versions of `benchmarks/peers-digits.txt`; undrift runs in
+A recipe is one script, `benchmarks/peers/<name>_pictures.py`; `benchmarks/peers/interface.py` says what it reads and
+writes. Peers run in an environment of their own, with the versions of `benchmarks/peers-pictures.txt`; undrift runs in
 this one.
 """
 
@@ -24,12 +25,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
+from undrift.codecs import open_data
 from undrift.evidence import Evidence, Judge, evaluate, split_half
 
 HERE = Path(__file__).resolve().parent
@@ -42,8 +44,8 @@ JUDGE_SEED = 0
 def make_environment(folder: Path) -> Path:
     """The peers' interpreter; the environment is made on first use."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    pins = HERE / "peers-digits.txt"
-    done = folder / "peers-digits.txt"
+    pins = HERE / "peers-pictures.txt"
+    done = folder / "peers-pictures.txt"
     if not done.exists() or done.read_text() != pins.read_text():
         print(f"making the peers' environment in {folder} ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -76,27 +78,89 @@ def busy_elsewhere() -> float:
 def run_entry(name: str, python: Path, seed: int, args: argparse.Namespace, folder: Path) -> tuple[torch.Tensor, dict]:
     """One training and sampling; returns the samples and what the entry says about itself."""
     out = folder / f"{name}-{seed}.npz"
-    command = [*args.prefix.split(), python, HERE / "peers" / f"{name}_digits.py", "--train", folder / "train.npz"]
+    command = [*args.prefix.split(), python, HERE / "peers" / f"{name}_pictures.py", "--train", folder / "train.npz"]
     for key in ("seconds", "calls", "threads", "clock"):
         command += [f"--{key}", getattr(args, key)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
     before = busy_elsewhere()
+    command += ["--settings", json.dumps(SETTINGS[args.data].get(name, {}))]
     subprocess.run([str(c) for c in [*command, "--out", out, "--seed", seed]], check=True, env=environment)
     others = busy_elsewhere() - before
     with np.load(out) as made:
         return torch.from_numpy(made["samples"]), json.loads(str(made["about"])) | {"others": others}
 
 
-def as_digits(samples: torch.Tensor) -> torch.Tensor:
-    """Samples as a user would keep them: the 17 grey levels of the data, still in [-1, 1]."""
-    return ((samples.clamp(-1, 1) + 1) * 8).round() / 8 - 1
+def rounded(samples: torch.Tensor, levels: int) -> torch.Tensor:
+    """Samples as a user would keep them: on the grey levels of the data, still in [-1, 1]."""
+    return ((samples.clamp(-1, 1) + 1) * levels / 2).round() * 2 / levels - 1
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in [-1, 1], shape (N, 1, H, W), for training and for judging.
+
+    Attributes:
+        train: with their labels.
+        held_out: with their labels.
+        asked: labels of the samples to draw.
+        levels: steps between the grey levels of the data.
+        about: what they are, in a sentence.
+    """
+
+    train: tuple[torch.Tensor, torch.Tensor]
+    held_out: tuple[torch.Tensor, torch.Tensor]
+    asked: torch.Tensor
+    levels: int
+    about: str
+
+
+def digits() -> Pictures:
+    """scikit-learn's digits, cut in two stratified halves."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
+    images = pixels.float().view(-1, 1, 8, 8) / 8 - 1
+    train, held_out = split_half(labels, SPLIT_SEED)
+    about = f"1797 real 8x8 digits, cut in two stratified halves (seed {SPLIT_SEED})."
+    return Pictures((images[train], labels[train]), (images[held_out], labels[held_out]), labels, 16, about)
+
+
+def fashion() -> Pictures:
+    """Fashion-MNIST; 2000 samples, 200 of each class, are asked for."""
+    folder = ROOT.parent / "shared/data/fashion_mnist"
+    sets = []
+    for part in ("train", "t10k"):
+        opened = open_data(folder / f"{part}-images-idx3-ubyte.gz")
+        images = torch.from_numpy(opened.source.take(np.arange(len(opened.source))))
+        sets.append((images[:, None].float() / 127.5 - 1, torch.tensor(opened.labels)))
+    (images, labels), test = sets
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    train, rest = order[:50000], order[50000:]
+    held_out = tuple(torch.cat([a[rest], b]) for a, b in zip((images, labels), test, strict=True))
+    about = "Fashion-MNIST 28x28: 50,000 training pictures; held out are the other 10,000 and the 10,000 of the test set."
+    return Pictures((images[train], labels[train]), held_out, torch.arange(10).repeat(200), 255, about)
+
+
+DATA = {"digits": (digits, 60.0), "fashion": (fashion, 600.0)}
+"""Data set -> its pictures, and the usual seconds of training."""
+
+SETTINGS: dict[str, dict[str, dict]] = {
+    "digits": {},
+    "fashion": {
+        "undrift": {"levels": 255},
+        "azula": {"channels": [64, 128, 192], "blocks": [1, 2, 2], "embedding": 128},
+        "diffusers": {"channels": [64, 128, 192]},
+        "kdiffusion": {"channels": [64, 128, 192], "depths": [1, 2, 2], "attention": [False, False, True]},
+    },
+}
+"""What replaces settings of the digits' recipes."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)] + [""]
 
 
-def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Namespace) -> str:
+def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Namespace, about_data: str) -> str:
     """The page: floor, medians, each seed, settings."""
     some = next(iter(results.values()))[0][0]
     names = [figure.name for figure in some.figures]
@@ -121,21 +185,21 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         for entry, runs in results.items()
         for seed, (evidence, about) in zip(args.seeds, runs, strict=True)
     ]
-    command = f"python benchmarks/digits.py --seconds {args.seconds:g} --calls {args.calls} --threads {args.threads}"
-    command += f" --clock {args.clock}"
+    command = f"python benchmarks/pictures.py --data {args.data} --seconds {args.seconds:g} --calls {args.calls}"
+    command += f" --threads {args.threads} --clock {args.clock}"
     versions = {k: v for runs in results.values() for k, v in runs[0][1]["versions"].items()}
     lines = [
-        "# Digits: one minute of training" if args.seconds == 60 else f"# Digits: {args.seconds:g} s of training",
+        f"# {args.data.capitalize()}: {args.seconds / 60:g} minutes of training",
         "",
         f"Written by `{command} --seeds {' '.join(map(str, args.seeds))}`; every row is of the same run.",
         f"Processor: {cpu()}, {args.threads} threads. Python {platform.python_version()}, "
         + ", ".join(f"{k} {v}" for k, v in sorted(versions.items()))
         + ".",
         "",
-        f"1797 real 8x8 digits, cut in two stratified halves (seed {SPLIT_SEED}). Recipes train on {some.train} of them; "
-        f"the judge and the distances use the other {some.held_out}. {some.samples} samples with the labels of the whole "
-        f"set, at most {args.calls} network calls each; distances at matched size ({some.matched}), data unit: pixels in "
-        "[-1, 1]. The floor is what the training half itself reaches (for the memorised fraction: what fresh real data "
+        f"{about_data} Recipes train on {some.train}; the judge and the distances use the {some.held_out} held out. "
+        f"{some.samples} samples, the same labels asked of everybody, "
+        f"at most {args.calls} network calls each; distances at matched size ({some.matched}), data unit: pixels in "
+        "[-1, 1]. The floor is what training pictures themselves reach (for the memorised fraction: what fresh real data "
         "would give). A distance at the floor is as good as this data can show; below it, it is chance or copying, which "
         "the memorised fraction tells apart.",
         "",
@@ -149,9 +213,10 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         "",
         "## Settings",
         "",
-        "Each recipe is a script in `benchmarks/peers/`. All were tuned on this split with this measure and other training "
+        "Each recipe is a script in `benchmarks/peers/`. All were tuned on the digits with this measure and other training "
         "seeds: undrift's network, noise law and learning rate over about fifteen runs, each peer's network size and sampler "
-        "over four or five. Everybody's samples are rounded to the 17 levels of the data.",
+        "over four or five. For Fashion-MNIST only the networks' widths are others. Samples are rounded to the grey "
+        "levels of the data.",
         "",
         *[f"- **{entry}**: `{json.dumps(runs[0][1]['recipe'])}`" for entry, runs in results.items()],
         "",
@@ -161,7 +226,8 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="of training, for each recipe and seed")
+    parser.add_argument("--data", choices=DATA, default="digits")
+    parser.add_argument("--seconds", type=float, help="of training, for each recipe and seed; 60 for digits, 600 for fashion")
     parser.add_argument("--calls", type=int, default=50, help="network calls a sample, at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds / threads")
@@ -169,38 +235,43 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
     parser.add_argument("--peers-env", type=Path, default=ROOT / ".venv-peers", help="made on first use")
     parser.add_argument("--prefix", default="", help="command to put before each run, such as 'nice -n 5'")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks" / "digits.md")
+    parser.add_argument("--out", type=Path, help="docs/benchmarks/DATA.md by default")
+    parser.add_argument("--keep", type=Path, help="folder for the samples of every entry and seed")
     args = parser.parse_args()
+    load, usual = DATA[args.data]
+    args.seconds = args.seconds or usual
+    args.out = args.out or ROOT / "docs" / "benchmarks" / f"{args.data}.md"
 
     entries = []
     for name in args.only:
-        if (HERE / "peers" / f"{name}_digits.py").exists():
+        if (HERE / "peers" / f"{name}_pictures.py").exists():
             entries.append(name)
         else:
-            print(f"skipped: {name}, because benchmarks/peers/{name}_digits.py does not exist", flush=True)
+            print(f"skipped: {name}, because benchmarks/peers/{name}_pictures.py does not exist", flush=True)
     peers = make_environment(args.peers_env) if set(entries) - {"undrift"} else Path()
 
-    pixels, labels = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
-    images = pixels.float().view(-1, 1, 8, 8) / 8 - 1
-    train, held_out = split_half(labels, SPLIT_SEED)
-    judge = Judge.fit(images[held_out], labels[held_out], seed=JUDGE_SEED)
-    halves = images[train], labels[train], images[held_out], labels[held_out]
+    pictures = load()
+    judge = Judge.fit(*pictures.held_out, seed=JUDGE_SEED)
 
     results: dict[str, list[tuple[Evidence, dict]]] = {name: [] for name in entries}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        np.savez(folder / "train.npz", images=images[train], labels=labels[train], asked=labels)
+        np.savez(folder / "train.npz", images=pictures.train[0], labels=pictures.train[1], asked=pictures.asked)
         for seed in args.seeds:
             for name in entries:
                 python = Path(sys.executable) if name == "undrift" else peers
                 samples, about = run_entry(name, python, seed, args, folder)
-                asked = labels if about.get("conditional", True) else None
-                evidence = evaluate(as_digits(samples), asked, *halves, judge, seed=0)
+                asked = pictures.asked if about.get("conditional", True) else None
+                made = rounded(samples, pictures.levels)
+                if args.keep:
+                    args.keep.mkdir(parents=True, exist_ok=True)
+                    np.savez_compressed(args.keep / f"{name}-{seed}.npz", x=made, y=pictures.asked)
+                evidence = evaluate(made, asked, *pictures.train, *pictures.held_out, judge, seed=0)
                 results[name].append((evidence, about))
                 line = ", ".join(f"{f.name} {f.value:.4f} ({f.floor:.4f})" for f in evidence.figures)
                 print(f"{name} seed {seed}: {line}; {about['steps']} steps", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(report(results, args))
+    args.out.write_text(report(results, args, pictures.about))
     print(f"wrote {args.out}")
 
 

@@ -1,0 +1,149 @@
+"""The commands on runs, as a newcomer types them; bad input is one paragraph, exit code 2, and nothing half-written."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+RNG = np.random.Generator(np.random.Philox(8))
+QUICK = ["--set", "training.steps=40", "--set", "training.batch=32", "--set", "network.width=16", "--set", "network.blocks=1"]
+QUICK += ["--set", "training.precision=float32"]
+
+
+def undrift(*arguments, cwd=None):
+    command = [sys.executable, "-m", "undrift", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, check=False)
+
+
+def table(file, rows=600):
+    lines = [f"{i % 50},{2.5 * (i % 50) + RNG.normal():.3f},{'ab'[i % 2]}" for i in range(rows)]
+    file.write_text("age,dose,group\n" + "\n".join(lines) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    table(folder / "own.csv")
+    done = undrift("fit", "own.csv", "--condition", "group", *QUICK, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "age" in done.stderr  # what the data were taken for
+    assert "undrift sample runs/own" in done.stdout  # what to do next
+    return folder
+
+
+def test_samples_come_as_a_table_like_the_data(home):
+    done = undrift("sample", "runs/own", "-n", 7, "--where", "group=b", "--steps", 5, cwd=home)
+    assert done.returncode == 0, done.stderr
+    lines = (home / "runs" / "own" / "samples.csv").read_text().splitlines()
+    assert lines[0] == "age,dose,group"
+    assert len(lines) == 8
+    assert all(line.endswith(",b") and line.split(",")[0].isdigit() for line in lines[1:])
+
+
+def test_one_row_of_conditions_each(home):
+    (home / "asked.csv").write_text("group\na\nb\nb\n")
+    done = undrift("sample", "runs/own", "--where-file", "asked.csv", "--steps", 4, "--out", "three.csv", "--json", cwd=home)
+    assert json.loads(done.stdout) == {"samples": "three.csv", "n": 3}
+    assert [line[-1] for line in (home / "three.csv").read_text().splitlines()[1:]] == ["a", "b", "b"]
+
+
+def test_evidence_and_report(home):
+    done = undrift("report", "runs/own", "--steps", 5, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["evidence"] == json.loads((home / "runs/own/evidence.json").read_text())
+    assert "sliced W2" in (home / found["report"]).read_text()
+    shown = undrift("evaluate", "runs/own", "--steps", 5, "-n", 100, cwd=home)
+    assert "floor (real" in shown.stdout
+
+
+def spoil(folder, name, content):
+    (folder / name).write_bytes(content)
+    return name
+
+
+def bad_table(text):
+    return lambda folder: ["fit", spoil(folder, "bad.csv", text.encode())]
+
+
+def truncated(folder):
+    from PIL import Image
+
+    (folder / "pictures").mkdir()
+    for i in range(4):
+        Image.fromarray(RNG.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(folder / "pictures" / f"{i}.png")
+    file = folder / "pictures" / "2.png"
+    file.write_bytes(file.read_bytes()[:60])
+    return ["fit", "pictures"]
+
+
+def nan_array(folder):
+    x = RNG.normal(size=(40, 3))
+    x[17, 1] = np.nan
+    np.save(folder / "x.npy", x)
+    return ["fit", "x.npy"]
+
+
+def misspelt(folder):
+    table(folder / "t.csv", 40)
+    return ["fit", "t.csv", "--set", "training.bach=3"]
+
+
+def recipe(folder):
+    (folder / "recipe.json").write_text('{"undrift": 2, "sead": 1}')
+    return ["fit", "recipe.json"]
+
+
+def empty(folder):
+    (folder / "nothing").mkdir()
+    return ["fit", "nothing"]
+
+
+def foreign(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "model.safetensors").write_bytes(b"PK")
+    (folder / "run" / "recipe.json").write_text('{"model_type": "unet"}')
+    return ["sample", "run"]
+
+
+BAD = {
+    "a folder without pictures": (empty, ["nothing"]),
+    "a truncated picture": (truncated, ["2.png"]),
+    "text in a column of numbers": (
+        bad_table("a,b\n" + "".join(f"{i},{i * 2}\n" for i in range(500)) + "oops,3\n"),
+        ["oops", "501"],
+    ),
+    "no rows": (bad_table("a,b\n"), ["bad.csv"]),
+    "nothing to learn": (bad_table("a,b\n" + "1,\n" * 30), ["a", "b"]),
+    "NaN in an array": (nan_array, ["17"]),
+    "a misspelt setting": (misspelt, ["did you mean 'batch'"]),
+    "a misspelt recipe key": (recipe, ["did you mean 'seed'"]),
+    "a foreign checkpoint": (foreign, ["not written by undrift"]),
+    "a file that is not there": (lambda folder: ["fit", "missing.csv"], ["missing.csv"]),
+    "a column that is not there": (lambda folder: ["fit", str(table(folder / "t.csv", 40)), "--condition", "doze"], ["'dose'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_a_paragraph_and_loses_nothing(tmp_path, name):
+    make, words = BAD[name]
+    command = make(tmp_path)
+    before = sorted(str(f) for f in tmp_path.rglob("*"))
+    done = undrift(*command, cwd=tmp_path)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("undrift: ")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in said
+    assert sorted(str(f) for f in tmp_path.rglob("*")) == before
+
+
+def test_an_unknown_class_and_column_in_where(home):
+    for where, words in (("group=c", ["'c'", "'a', 'b'"]), ("grup=a", ["did you mean 'group'"])):
+        done = undrift("sample", "runs/own", "--where", where, cwd=home)
+        assert done.returncode == 2
+        assert all(word in done.stderr for word in words), done.stderr
