@@ -100,7 +100,7 @@ FAULTS = [
     Fault("training: labels dropped the wrong way", "training/step.py", "torch.where(silent.reshape(-1, *[1] * (cond.ndim - 1)), null, cond)", "torch.where(silent.reshape(-1, *[1] * (cond.ndim - 1)), cond, null)", "tests/training/test_step.py tests/training/test_loop.py"),
     Fault("bound: factor two in the KL", G + "elbo.py", "(0.5 * weight.square() / variance)", "(0.25 * weight.square() / variance)", "tests/gaussian/test_elbo.py"),
     Fault("bound: factor two in the prior", G + "elbo.py", "-float(0.5 * path", "-float(1.0 * path", "tests/gaussian/test_elbo.py"),
-    Fault("facade: noise that hides half", "fitting.py", "math.sqrt(dim / (2 * gap))", "math.sqrt(dim / (4 * gap))", "tests/test_model.py"),
+    Fault("facade: noise that hides half", "defaults.py", "math.sqrt(dim / (2 * gap))", "math.sqrt(dim / (4 * gap))", "tests/test_model.py"),
     Fault("clock change: condition lost", G + "denoiser.py", "return Reclocked(self.inner.given(cond), self.path)", "return Reclocked(self.inner.given(self.inner.null(cond)), self.path)", "tests/guidance"),
     Fault("guidance: impossible symbols counted", "laws/categorical.py", "torch.where(impossible, -torch.inf, guided)", "guided", "tests/guidance"),
     Fault("symbols: NaN drawn as symbol 0", "laws/parts.py", "torch.where(torch.isnan(cumulative[..., -1]), -1, index)", "index", "tests/test_simulate.py"),

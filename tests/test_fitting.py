@@ -92,7 +92,7 @@ def test_minutes_become_steps_in_the_recipe(file, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_end(file, run, tmp_path):
     command = [sys.executable, "-m", "undrift", "fit"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    options = ["--set", "training.steps=4000", "--set", "training.batch=32", "--set", "network.width=16"]
+    options = ["--set", "training.steps=1500", "--set", "training.batch=32", "--set", "network.width=16"]
     options += ["--set", "network.blocks=1", "--set", "training.precision=float32", "--set", "training.snapshot=0.2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, file, "--out", whole, *options], env=environment, check=True, capture_output=True, timeout=120)

@@ -36,7 +36,7 @@ def test_samples_come_back_in_the_users_units(model):
 
 
 def test_the_noise_hides_the_data(model):
-    from undrift.fitting import hiding_noise
+    from undrift.defaults import hiding_noise
 
     second_moment = 64 * model.recipe.data_std**2
     assert model.denoiser.path.prior_gap(second_moment) <= 0.06

@@ -9,9 +9,10 @@ Checked by: tests/test_fitting.py
 """
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -25,9 +26,10 @@ from undrift.codecs.conditions import Conditions
 from undrift.codecs.kept import Kept
 from undrift.codecs.opening import Opened
 from undrift.core import write
+from undrift.defaults import defaults, hiding_noise
 from undrift.errors import CheckpointError, DataError
 from undrift.model import Model, channels_last, load
-from undrift.recipes import Data, Part, Recipe, Times, settings
+from undrift.recipes import Data, Part, Recipe, settings
 from undrift.training import (
     Ema,
     Feed,
@@ -46,7 +48,7 @@ from undrift.training import (
 from undrift.training.group import Group
 from undrift.training.progress import show
 
-__all__ = ["defaults", "fit", "held_out_rows", "hiding_noise", "reopen", "repeat"]
+__all__ = ["best_device", "fit", "held_out_rows", "reopen", "repeat"]
 
 IN_MEMORY = 1 << 30
 """Bytes of encoded data up to which they are kept in memory; larger sources are streamed."""
@@ -205,58 +207,6 @@ def reopen(plan: Recipe, data: Any = None, labels: Any = None) -> Opened:
     return opened
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a kind of records is trained with.
-
-    Attributes:
-        network: the network and its arguments.
-        training: settings that differ from `training.Settings`.
-        times: law of training times.
-    """
-
-    network: Part
-    training: dict[str, Any]
-    times: Times
-
-
-def defaults(codec: Any, rows: int, columns: tuple[int, ...]) -> Defaults:
-    """The default network, settings and time law for records of a codec."""
-    event = tuple(codec.event_shape)
-    asked = {"columns": list(columns)} if columns else {}
-    if len(event) == 1:
-        network = Part(name="MLP", config={"features": event[0], **vectors(rows, bool(columns)), **asked})
-        training = {"batch": 256, "learning_rate": 2e-3, "label_dropout": 0.3}
-        return Defaults(network, training, Times(mean=-1.2, std=1.2))
-    return Defaults(Part(name="UNet", config={**grid_network(event), **asked}), {}, Times(mean=-0.3, std=1.0))
-
-
-def vectors(rows: int, conditional: bool) -> dict[str, Any]:
-    """The default MLP for vectors: dropout where few records are asked for conditions, whose intervals would be too narrow."""
-    return {"width": 256, "blocks": 4, "dropout": (0.2 if rows < 2000 else 0.1) if conditional else 0.0}
-
-
-def grid_network(event_shape: tuple[int, ...]) -> dict[str, Any]:
-    """The default U-Net for signals, images and volumes: levels down to about 4 to 7 pixels, attention on the coarsest."""
-    channels, *sizes = event_shape
-    levels = max(1, min(sizes).bit_length() - 2)
-    return {
-        "channels": channels,
-        "spatial": len(sizes),
-        "widths": [min(32 * 2**i, 128) for i in range(levels)],
-        "blocks": 1,
-        "attention": [levels - 1],
-    }
-
-
-def hiding_noise(data_std: float, dim: int, gap: float = 0.06) -> float:
-    """Noise level that hides the data: the prior is within `gap` nats of the law of X_1 (see `gaussian.Path.prior_gap`).
-
-    At least 20. For 32 x 32 colour images it gives about the 80 of Karras et al. 2022; more would be trained for nothing.
-    """
-    return max(20.0, data_std * math.sqrt(dim / (2 * gap)))
-
-
 def held_out_rows(rows: int, held: int, seed: int) -> np.ndarray:
     """The rows that are kept from training, ascending: the same for the same numbers."""
     stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed & (2**63 - 1), 0x4E1D])))
@@ -412,9 +362,9 @@ def tell(lines: Sequence[tuple[str, str]], most: int = 24) -> None:
 
 
 def best_device() -> torch.device:
-    """The fastest device there is."""
+    """The fastest device there is; of several graphics cards, the one of this process."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

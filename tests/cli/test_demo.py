@@ -1,4 +1,4 @@
-"""The demo end to end, with seconds of training: two runs, their evidence and reports; and what it says when it cannot write."""
+"""The demo end to end, with seconds of training: two runs, evidence, reports; and what it says when it cannot write."""
 
 import json
 import subprocess

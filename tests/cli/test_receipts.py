@@ -26,6 +26,6 @@ def test_a_receipt_leaves_its_picture_and_its_numbers(tmp_path):
 
 def test_a_wrong_name_is_one_line_with_the_right_ones(tmp_path):
     done = undrift("receipts", "centre_splt", "--out", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert all(name in done.stderr for name in RECEIPTS)

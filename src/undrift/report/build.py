@@ -1,6 +1,6 @@
 """The page of a run, from the model, its evidence and the files in its folder.
 
-Checked by: tests/report/test_build.py
+Checked by: tests/test_evaluation.py::test_the_page_holds_the_figures_and_the_schema
 """
 
 import json
@@ -33,7 +33,7 @@ def report(model: Model, judged: Judged, folder: Path, *, seed: int = 0) -> Path
     Returns:
         The page.
 
-    Checked by: tests/report/test_build.py
+    Checked by: tests/test_evaluation.py::test_the_page_holds_the_figures_and_the_schema
     """
     from undrift.core import write
 

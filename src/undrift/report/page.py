@@ -7,7 +7,7 @@ made of plain data, every part optional; a part that is missing leaves out its s
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +233,25 @@ def _loss(page: Page) -> dict[str, Any] | None:
         if np.isfinite(values).any():
             x, y = charts.thin(step, values)
             series.append(charts.Line(name, style, x, y))
-    over_steps = charts.lines(series, x="training step", y=unit, label="loss over training steps")
+    over_steps = charts.lines(_in_sight(series), x="training step", y=unit, label="loss over training steps")
     return {"steps": over_steps, "levels": _levels(page, unit), "gain": words.gain(page.metrics)}
+
+
+def _in_sight(series: list[charts.Line]) -> list[charts.Line]:
+    """The lines, the mean predictor's without what lies far above the others, which it would press to the bottom."""
+    others = [charts.finite(line.y) for line in series if line.style != "mean"]
+    seen = np.concatenate(others) if others else np.zeros(0)
+    if not np.isfinite(seen).any():
+        return series
+    shown = []
+    for line in series:
+        y = charts.finite(line.y)
+        far = y > 1.25 * np.nanmax(seen)
+        if line.style == "mean" and far.any():
+            name = f"{line.name} (up to {charts.tick(float(np.nanmax(y)))})"
+            line = replace(line, name=name, y=np.where(far, math.nan, y))
+        shown.append(line)
+    return shown
 
 
 def _levels(page: Page, unit: str) -> str:
@@ -263,7 +280,7 @@ def _levels(page: Page, unit: str) -> str:
         )
         if np.isfinite(mean).any():
             series.append(charts.Line(name, style, list(middle), list(mean), dots=style == "gen"))
-    return charts.lines(series, x="noise level σ/α (codec units)", y=unit, label="loss by noise level", log_x=True)
+    return charts.lines(_in_sight(series), x="noise level σ/α (codec units)", y=unit, label="loss by noise level", log_x=True)
 
 
 def _columns(page: Page) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ a sample's noise is its own, so a process draws its rows (`my_rows`) and they ar
 Checked by: tests/training/test_distributed.py, tests/cli/test_launch.py
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -50,10 +51,9 @@ def gathered(part: Tensor, n: int) -> Tensor:
     size = _world()[1]
     if size == 1:
         return part
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    PartialState(cpu=True)  # joins the process group, unless training did: what is sent lies on the CPU
+    _joined(cpu=True)  # unless training did: what is sent lies on the CPU
     parts: list[Tensor] = gather_object([part])
     whole = torch.empty(n, *part.shape[1:], dtype=part.dtype)
     for rank, some in enumerate(parts[:n]):
@@ -85,9 +85,7 @@ class Group:
         device = torch.device(device)
         if _world()[1] == 1:
             return Group(0, 1, device)
-        from accelerate import PartialState
-
-        state = PartialState(cpu=device.type == "cpu")
+        state = _joined(cpu=device.type == "cpu")
         got = torch.device(state.device or device)
         if got.type != device.type:
             raise DataError(
@@ -137,3 +135,18 @@ class Group:
             whole = values.detach().contiguous()
             torch.distributed.broadcast(whole, 0)
             values.detach().copy_(whole)
+
+
+def _joined(cpu: bool) -> Any:
+    """Accelerate's view of the processes, in whose group this one is from now on until it ends."""
+    from accelerate import PartialState
+
+    atexit.unregister(_leave)
+    atexit.register(_leave)  # a process that ends while its messages' threads run is ended by the system, as broken
+    return PartialState(cpu=cpu)
+
+
+def _leave() -> None:
+    """Leave the process group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
