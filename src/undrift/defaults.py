@@ -36,7 +36,7 @@ def defaults(codec: Any, rows: int, columns: tuple[int, ...]) -> Defaults:
     asked = {"columns": list(columns)} if columns else {}
     if len(event) == 1:
         network = Part(name="MLP", config={"features": event[0], **vectors(rows, bool(columns)), **asked})
-        training = {"batch": 256, "learning_rate": 2e-3, "label_dropout": 0.3}
+        training = {"batch": 256, "learning_rate": 2e-3, "label_dropout": 0.3, "epochs": 600}
         return Defaults(network, training, Times(mean=-1.2, std=1.2))
     return Defaults(Part(name="UNet", config={**grid_network(event), **asked}), {}, Times(mean=-0.3, std=1.0))
 

@@ -50,6 +50,18 @@ def test_one_row_of_conditions_each(home):
     assert [line[-1] for line in (home / "three.csv").read_text().splitlines()[1:]] == ["a", "b", "b"]
 
 
+def test_pictures_come_as_png_with_the_way_they_came(tmp_path):
+    images = RNG.integers(0, 256, (60, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "shades.npz", x=images, y=np.arange(60) % 3)
+    sets = ["--set", "training.steps=5", "--set", "training.batch=8", "--set", "network.widths=[16]"]
+    assert undrift("fit", "shades.npz", *sets, cwd=tmp_path).returncode == 0
+    command = ["sample", "runs/shades", "-n", 3, "--where", "class=[0, 1, 2]", "--steps", 4, "--trace", "way.png"]
+    done = undrift(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(f.name for f in (tmp_path / "runs/shades/samples").iterdir()) == ["0-0.png", "1-1.png", "2-2.png"]
+    assert (tmp_path / "way.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_evidence_and_report(home):
     done = undrift("report", "runs/own", "--steps", 5, "--json", cwd=home)
     assert done.returncode == 0, done.stderr

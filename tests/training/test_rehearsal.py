@@ -44,6 +44,12 @@ def test_a_hiccup_does_not_decide(monkeypatch):
     assert rehearsed(toy).steps == round((60 - 7.4) / 0.1)
 
 
+def test_minutes_are_not_spent_on_learning_records_by_heart():
+    toy = Toy(Settings(minutes=60.0, precision="float32", epochs=3))
+    rows = len(toy.feed)
+    assert rehearsed(toy).steps == -(-3 * rows // toy.settings.batch)
+
+
 @pytest.mark.parametrize(("slow", "chosen"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_the_faster_precision_is_taken(monkeypatch, slow, chosen):
     now = [0.0]

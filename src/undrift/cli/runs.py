@@ -100,7 +100,24 @@ def sample(
     file = out or run / f"samples{suffixes(drawn)[0]}"
     names = asked.get("class") if isinstance(asked, dict) else None
     save_records(drawn, file, names if names is None or isinstance(names, list) else [names] * n)
+    if trace is not None:
+        _trace(model, min(n, 10), asked, scale, steps, seed, trace)
     print(json.dumps({"samples": str(file), "n": n}) if as_json else f"{n} samples: {file}")
+
+
+def _trace(model: Any, n: int, asked: Any, scale: float, steps: int, seed: int, file: Path) -> None:
+    """A picture of the way of the first n samples from noise."""
+    import numpy as np
+
+    from undrift.codecs import Images
+    from undrift.report import noise_to_sample
+
+    if not isinstance(model.codec, Images):
+        raise DataError("--trace draws pictures, and these records are none; Model.trace gives the stops as records")
+    where = asked.head(n) if hasattr(asked, "head") else {k: v[:n] if isinstance(v, list) else v for k, v in asked.items()}
+    stops = model.trace(n, where if len(where) else None, scale=scale, steps=steps, seed=seed)
+    of_class = list(where["class"]) if isinstance(where.get("class"), list) else [where.get("class", i) for i in range(n)]
+    noise_to_sample(np.stack([s.records for s in stops]), [s.noise for s in stops], of_class, file, "From noise to sample")
 
 
 def _stem(data: str) -> str:

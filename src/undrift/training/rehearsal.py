@@ -96,6 +96,8 @@ def rehearse(
     steps = settings.steps
     if seconds is not None:
         steps = max(1, round((seconds - (time.perf_counter() - begun)) / pace))
+        if settings.epochs is not None:
+            steps = min(steps, -(-settings.epochs * len(feed) // settings.batch))
     steps, chosen, parts = group.first((steps, chosen, parts))
     while settings.batch % parts:  # memory may have asked for parts that are not equal
         parts += 1

@@ -18,6 +18,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 _RANGES = {
     "minutes": (0, math.inf),
     "steps": (1, math.inf),
+    "epochs": (1, math.inf),
     "batch": (1, math.inf),
     "learning_rate": (0, math.inf),
     "warmup": (0, math.inf),
@@ -41,6 +42,8 @@ class Settings:
     Attributes:
         minutes: budget of wall-clock time, or None if `steps` is given.
         steps: budget in optimiser steps, or None.
+        epochs: at most so many passes over the data for a budget in minutes, which a small table would spend on learning its
+            records by heart; None for no limit.
         batch: samples per step, over all processes.
         learning_rate: peak of AdamW's rate.
         warmup: steps of linear rise.
@@ -62,6 +65,7 @@ class Settings:
 
     minutes: float | None = None
     steps: int | None = None
+    epochs: int | None = None
     batch: int = 64
     learning_rate: float = 6e-3
     warmup: int = 100
