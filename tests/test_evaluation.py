@@ -62,8 +62,20 @@ def test_the_page_holds_the_figures_and_the_schema(model, judged, tmp_path):
 
 
 def test_a_model_fitted_on_everything_cannot_be_judged(frame):
-    with pytest.raises(DataError, match=r"fit with held_out=0\.1"):
+    with pytest.raises(DataError, match=r"0 of 800 records were kept.* fit with held_out=0\.12"):
         ud.evaluate(ud.fit(frame, held_out=0, **TINY), frame)
+    with pytest.raises(DataError, match="25 of 50 records were kept.*or gather more"):
+        ud.evaluate(ud.fit(frame[:50], held_out=0.5, **TINY), frame[:50])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_page_for_few_classes(classes, tmp_path):
+    images = RNG.integers(0, 255, (520, 4, 4), dtype=np.uint8)
+    labels = np.arange(520) % classes
+    small = {"training": {"steps": 3}, "network": {"widths": [16]}, "progress": False}
+    model = ud.fit(images, labels, **small)
+    judged = ud.evaluate(model, images, labels, n=40, steps=2)
+    assert "From noise to sample" in report(model, judged, tmp_path / "run").read_text()
 
 
 def test_other_records_are_refused(model, frame):

@@ -69,8 +69,9 @@ def test_held_out_rows_are_never_trained_on(file):
     spoiled[held] = VECTORS[0]  # whatever stands there, the weights are the same
     network = {k: v for k, v in TINY.items() if k != "training"}
     codec = ud.fit(VECTORS, seed=4, training={"steps": 1}, **network)
-    first = ud.fit(VECTORS, seed=4, start=codec, **TINY)
-    other = ud.fit(spoiled, seed=4, start=codec, **TINY)
+    plain = {k: v for k, v in TINY.items() if k != "network"}
+    first = ud.fit(VECTORS, seed=4, start=codec, **plain)
+    other = ud.fit(spoiled, seed=4, start=codec, **plain)
     assert torch.equal(weights(first), weights(other))
 
 
@@ -115,6 +116,9 @@ def test_a_killed_run_goes_on_to_the_same_end(file, run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"reading": {"knds": {}}}, DataError, "did you mean 'kinds'"),
+        ({"device": "cudda"}, DataError, "device 'cudda' is not here"),
+        ({"held_out": -0.1}, DataError, "held_out=-0.1 must lie in"),
         ({"training": {"learnin_rate": 1}}, DataError, "did you mean 'learning_rate'"),
         ({"minutes": 1, "training": {"steps": 3}}, DataError, "not both"),
         ({"held_out": 1.0}, DataError, "held_out=1 must lie in"),
@@ -171,3 +175,38 @@ def test_samples_start_where_they_are_told(run):
     stops = model.trace(4, steps=5, seed=9, stops=3)
     assert [stop.noise for stop in stops] == sorted((stop.noise for stop in stops), reverse=True)
     np.testing.assert_allclose(stops[-1].records, model.sample(4, steps=5, seed=9), rtol=1e-5)
+
+
+def test_a_recipe_takes_no_options(run):
+    with pytest.raises(DataError, match="a recipe says minutes, seed already"):
+        ud.fit(run[0] / "recipe.json", minutes=5, seed=7)
+    with pytest.raises(DataError, match="the run to start from says network already"):
+        ud.fit(VECTORS, start=run[0], **TINY)
+
+
+def test_a_share_that_is_asked_for_is_kept(tmp_path):
+    assert ud.fit(VECTORS[:50], held_out=0.5, **TINY).recipe.data.held_out == 25
+    assert ud.fit(VECTORS[:50], **TINY).recipe.data.held_out == 0
+    assert ud.fit(VECTORS[:600], **TINY).recipe.data.held_out == 100
+
+
+def test_a_child_is_not_shown_what_its_parent_was_not(run, file):
+    child = ud.fit(file, start=run[0], training={"steps": 2}, seed=99, progress=False)
+    assert (child.recipe.data.split, child.recipe.data.held_out, child.recipe.seed) == (1, 100, 99)
+
+
+def test_a_kill_between_the_two_files_of_a_model_loses_nothing(run, tmp_path):
+    folder = run[1].save(tmp_path / "run")
+    before = run[1].recipe.model_copy(update={"measured": {}})
+    (folder / "recipe.json").write_bytes(before.to_json())
+    assert torch.equal(weights(ud.load(folder)), weights(run[1]))
+
+
+def test_streaming_holds_little(file, monkeypatch):
+    monkeypatch.setattr(fitting, "MEASURED", 1200)
+    example = fitting._example(fitting._feed(ud.codecs.open_data(file), ud.codecs.open_data(file).codec, None, np.array([3])), FLAT)
+    assert len(example) == 256
+
+
+class FLAT:
+    event_shape = (3,)

@@ -3,7 +3,7 @@
 Found by experiment: digits and Fashion-MNIST for grids (`benchmarks/pictures.py`), three tables for vectors
 (`benchmarks/tables.py`).
 
-Checked by: tests/test_fitting.py, tests/test_model.py
+Checked by: tests/test_defaults.py, tests/test_fitting.py, tests/test_model.py
 """
 
 import math
@@ -47,9 +47,15 @@ def vectors(rows: int, conditional: bool) -> dict[str, Any]:
 
 
 def grid_network(event_shape: tuple[int, ...]) -> dict[str, Any]:
-    """The default U-Net for signals, images and volumes: levels down to about 4 to 7 pixels, attention on the coarsest."""
+    """The default U-Net for signals, images and volumes: levels down to 4 to 8 pixels, attention on the coarsest.
+
+    The longest axis sets the number of levels, for the short ones stop at 1 (a level has ceil(n/2) of n). So attention, whose
+    cost is the square of the places it looks at, sees at most 8 x 8 x 8 of them, however flat a volume is.
+
+    Checked by: tests/test_defaults.py
+    """
     channels, *sizes = event_shape
-    levels = max(1, min(sizes).bit_length() - 2)
+    levels = max(1, max(sizes).bit_length() - 2)
     return {
         "channels": channels,
         "spatial": len(sizes),

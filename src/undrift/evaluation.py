@@ -1,12 +1,13 @@
 """How far to trust a model: its samples against records that it has not seen.
 
-The records that `fit` kept from training are read again from where they came, samples are drawn under the conditions of
-training records, and every figure stands beside its floor (what training records themselves reach) and the baseline of a
-Gaussian.
+The records that `fit` kept from training are read again from where they came, pictures are drawn under the
+classes of training records, rows of a table unconditionally, and every figure stands beside its floor (what training records
+themselves reach) and the baseline of a Gaussian.
 
 Checked by: tests/test_evaluation.py
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ __all__ = ["Judged", "evaluate"]
 
 MOST = 10000
 """Records of each set that are looked at."""
+
+BYTES = 1 << 28
+"""And bytes of them, encoded."""
+
+FEWEST = 99
+"""Unseen records that judging takes: a hundredth of them must be one (see `evidence.memorised_fraction`)."""
 
 SAMPLES = 2000
 """Samples drawn by default, where there are as many training records."""
@@ -84,13 +91,18 @@ def evaluate(
     Checked by: tests/test_evaluation.py
     """
     plan = model.recipe
-    if plan.data.held_out == 0:
-        raise DataError("this model was fitted on all of its records, so none is left to judge it by; fit with held_out=0.1")
+    if plan.data.held_out < FEWEST:
+        raise DataError(
+            f"{plan.data.held_out} of {plan.data.rows} records were kept from training, and judging takes {FEWEST}; fit with "
+            f"held_out={min(0.5, max(0.1, FEWEST / plan.data.rows)):.2g}"
+            + (", or gather more" if plan.data.rows < 2 * FEWEST else "")
+        )
     opened = reopen(plan, data, labels)
-    held = held_out_rows(plan.data.rows, plan.data.held_out, plan.seed)
+    held = held_out_rows(plan.data.rows, plan.data.held_out, plan.data.split)
+    most = max(FEWEST, min(MOST, BYTES // (4 * math.prod(model.codec.event_shape))))
     chance = np.random.Generator(np.random.Philox(seed & (2**63 - 1)))
-    seen = chance.permutation(np.setdiff1d(np.arange(plan.data.rows), held))[:MOST]
-    held = chance.permutation(held)[:MOST]
+    seen = chance.permutation(np.setdiff1d(np.arange(plan.data.rows), held))[:most]
+    held = chance.permutation(held)[:most]
     n = min(len(seen), SAMPLES) if n is None else n
 
     train, held_out = opened.source.take(seen), opened.source.take(held)

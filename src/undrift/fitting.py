@@ -8,6 +8,7 @@ recipe and the data, and a run that was killed goes on from its last snapshot to
 Checked by: tests/test_fitting.py
 """
 
+import difflib
 import math
 import os
 import sys
@@ -53,8 +54,11 @@ __all__ = ["best_device", "fit", "held_out_rows", "reopen", "repeat"]
 IN_MEMORY = 1 << 30
 """Bytes of encoded data up to which they are kept in memory; larger sources are streamed."""
 
-MEASURED = 16384
-"""Records that scale and spectrum are measured on."""
+MEASURED = 1 << 27
+"""Bytes of encoded records that scale and spectrum are measured on."""
+
+READING = ("kind", "kinds", "size", "channels", "key", "skip_bad")
+"""Options of `codecs.open_data`."""
 
 
 def fit(
@@ -68,7 +72,7 @@ def fit(
     training: Mapping[str, Any] | Settings | None = None,
     network: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
-    held_out: float = 0.1,
+    held_out: float | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -86,7 +90,8 @@ def fit(
         training: `training.Settings`, or some of them as a mapping.
         network: arguments of the network that replace the defaults.
         reading: options for `codecs.open_data` (kinds, size, key, ...).
-        held_out: share of the records that is kept from training to judge the model by, in [0, 1).
+        held_out: share of the records that is kept from training to judge the model by, in [0, 1); by default a tenth and at
+            least a hundred of 500 or more records, and none of fewer.
         device: "cpu", "cuda", ...; the best there is by default.
         seed: of first weights, order, times, noise and dropout.
         progress: draw a bar.
@@ -100,28 +105,42 @@ def fit(
         NonFiniteError: training diverged.
     """
     if isinstance(data, (str, File)) and str(data).endswith(".json"):
-        return repeat(data, out=out, device=device, progress=progress)
-    if not 0 <= held_out < 1:
+        others = {"minutes": minutes, "condition": condition, "start": start, "training": training, "network": network}
+        _alone("a recipe", others | {"reading": reading, "held_out": held_out, "seed": seed or None})
+        return repeat(data, labels=labels, out=out, device=device, progress=progress)
+    if held_out is not None and not 0 <= held_out < 1:
         raise DataError(f"held_out={held_out:g} must lie in [0, 1): it is the share of records kept from training")
+    place = place_of(device)
     parent = None if start is None else start if isinstance(start, Model) else load(start)
-    opened = open_data(data, labels, **dict(reading or {}))
+    if parent is not None:
+        _alone("the run to start from", {"condition": condition, "network": network})
+    opened = opened_data(data, labels, reading)
     codec = opened.codec if parent is None else parent.codec
     conditions = conditions_of(opened, codec, condition) if parent is None else parent.conditions
+    rows, digest = len(opened.source), opened.source.digest()
+    held, split = _held(rows, held_out), seed
+    if parent is not None and parent.recipe.data.digest == digest:  # what the parent was not shown stays unseen, and no more
+        held, split = parent.recipe.data.held_out, parent.recipe.data.split
     if progress:
-        tell([*opened.describe(), *(() if conditions is None else conditions.describe())])
-    held = _held(len(opened.source), held_out)
-    feed = _feed(opened, codec, conditions, held_out_rows(len(opened.source), held, seed))
-    example = _example(feed)
+        kept = (
+            f"{held} records are kept from training"
+            if held
+            else "none: with every record trained on, evaluate has none to judge by"
+        )
+        tell([*opened.describe(), *(() if conditions is None else conditions.describe()), ("held out", kept)])
+    feed = _feed(opened, codec, conditions, held_out_rows(rows, held, split))
+    example = _example(feed, codec)
     data_std = float(example.square().mean().sqrt()) if parent is None else parent.recipe.data_std  # about zero, as noise is
     chosen = defaults(codec, len(feed), () if conditions is None else conditions.columns)
     plan = Recipe(
         data=Data(
-            path=str(data) if isinstance(data, (str, File)) else None,
+            path=str(File(data).expanduser().resolve()) if isinstance(data, (str, File)) else None,
             labels=str(labels) if isinstance(labels, (str, File)) else None,
             reading=dict(reading or {}),
-            digest=opened.source.digest(),
-            rows=len(opened.source),
+            digest=digest,
+            rows=rows,
             held_out=held,
+            split=split,
         ),
         codec=Part(name=type(codec).__name__, config=codec.config()),
         conditions=None if conditions is None else conditions.config(),
@@ -139,7 +158,7 @@ def fit(
         seed=seed,
     )
     folder = None if out is None else _new_run(File(out))
-    return _run(plan, feed, example, folder, device, progress, parent)
+    return _run(plan, feed, spectrum(example), folder, place, progress, parent)
 
 
 def repeat(
@@ -166,26 +185,32 @@ def repeat(
         CheckpointError: no recipe, or a damaged one.
         DataError: the data are not those of the recipe.
     """
-    file = File(recipe)
+    file, place = File(recipe), place_of(device)
     try:
         plan = Recipe.from_json(file.read_bytes(), str(file))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}); give the recipe.json of a run") from error
     opened = reopen(plan, data, labels)
     codec, conditions = plan.build_codec(), plan.build_conditions()
-    feed = _feed(opened, codec, conditions, held_out_rows(plan.data.rows, plan.data.held_out, plan.seed))
+    feed = _feed(opened, codec, conditions, held_out_rows(plan.data.rows, plan.data.held_out, plan.data.split))
     parent = None
     if plan.start is not None:
         parent = load(plan.start) if File(plan.start).is_dir() else None
         if parent is None:
             raise CheckpointError(f"{file} started from {plan.start}, which is no run here; bring it back to repeat the run")
-    finished = (file.parent / "model.safetensors").exists()
-    if out is not None or finished:
-        folder = _new_run(File(out) if out is not None else file.parent.with_name(file.parent.name + "-again"))
+    folder = folder_of(file, out)
+    if folder != file.parent:
+        _new_run(folder)
         plan = plan.model_copy(update={"measured": {}})
-    else:
-        folder = file.parent
-    return _run(plan, feed, _example(feed), folder, device, progress, parent)
+    return _run(plan, feed, spectrum(_example(feed, codec)), folder, place, progress, parent)
+
+
+def folder_of(recipe: File, out: str | File | None) -> File:
+    """Where `repeat` puts a run: where it is if it is not finished, else into `out`, or NAME-again beside it."""
+    if out is not None:
+        return File(out)
+    finished = (recipe.parent / "model.safetensors").exists()
+    return recipe.parent.resolve().with_name(recipe.parent.resolve().name + "-again") if finished else recipe.parent
 
 
 def reopen(plan: Recipe, data: Any = None, labels: Any = None) -> Opened:
@@ -196,9 +221,8 @@ def reopen(plan: Recipe, data: Any = None, labels: Any = None) -> Opened:
     """
     if data is None and plan.data.path is None:
         raise DataError("this run was fitted on records in memory; give them again: data=, and labels= if there were any")
-    opened = open_data(
-        plan.data.path if data is None else data, plan.data.labels if data is None else labels, **plan.data.reading
-    )
+    where = (plan.data.path, plan.data.labels) if data is None else (data, labels)
+    opened = opened_data(*where, plan.data.reading)
     if opened.source.digest() != plan.data.digest:
         raise DataError(
             f"{opened.source.name} is not what this run was fitted on ({plan.data.rows} records then, {len(opened.source)} "
@@ -225,10 +249,50 @@ def conditions_of(opened: Opened, codec: Any, condition: str | Sequence[str] | N
     return None if opened.labels is None else Conditions.of_labels("class", opened.labels)
 
 
-def _held(rows: int, share: float) -> int:
-    """How many records are kept from training: none where a hundred of them would be a loss."""
-    wanted = min(round(rows * share), 10000)
-    return 0 if wanted == 0 else max(wanted, 100) if rows >= 500 else 0
+def opened_data(data: Any, labels: Any, reading: Mapping[str, Any] | None) -> Opened:
+    """`codecs.open_data` with options from a mapping.
+
+    Raises:
+        DataError: an option that it does not know.
+    """
+    options = dict(reading or {})
+    for name in options:
+        if name not in READING:
+            close = difflib.get_close_matches(name, READING, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(READING)}"
+            raise DataError(f"{name!r} is no option for reading data{meant}")
+    return open_data(data, labels, **options)
+
+
+def place_of(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        DataError: there is no such device here.
+    """
+    if device is None:
+        return best_device()
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise DataError(f"device {str(device)!r} is not here ({why}); this machine's best is {best_device()}") from error
+    return place
+
+
+def _alone(what: str, options: Mapping[str, Any]) -> None:
+    """Refuse options where something else says them already."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise DataError(f"{what} says {', '.join(given)} already; leave out {', '.join(f'{name}=' for name in given)}")
+
+
+def _held(rows: int, share: float | None) -> int:
+    """How many records are kept from training."""
+    if share is not None:
+        return max(0, min(round(rows * share), rows - 2))
+    return min(max(rows // 10, 100), 10000) if rows >= 500 else 0
 
 
 def _feed(opened: Opened, codec: Any, conditions: Conditions | None, held: np.ndarray) -> Feed:
@@ -264,10 +328,15 @@ class _Encoded:
         return self.held.batch(np.searchsorted(self.rows, rows))
 
 
-def _example(feed: Feed) -> Tensor:
-    """Encoded records to measure scale and spectrum on."""
-    rows = next(iter(feed.order(np.random.Generator(np.random.Philox(0)))))[:MEASURED]
-    return feed.batch(rows)[0]
+def _example(feed: Feed, codec: Any) -> Tensor:
+    """Encoded records to measure scale and spectrum on, at most `MEASURED` bytes of them."""
+    most = max(256, MEASURED // (4 * math.prod(codec.event_shape)))
+    rows: list[np.ndarray] = []
+    for piece in feed.order(np.random.Generator(np.random.Philox(0))):
+        rows.append(piece)
+        if sum(map(len, rows)) >= most:
+            break
+    return feed.batch(np.concatenate(rows)[:most])[0]
 
 
 def _budget(default: Mapping[str, Any], given: Mapping[str, Any] | Settings | None, minutes: float | None) -> dict[str, Any]:
@@ -305,14 +374,13 @@ def _new_run(folder: File) -> File:
 def _run(
     plan: Recipe,
     feed: Feed,
-    example: Tensor,
+    eigenvalues: Tensor,
     folder: File | None,
-    device: str | torch.device | None,
+    place: torch.device,
     progress: bool,
     parent: Model | None,
 ) -> Model:
     """Train what a recipe describes."""
-    place = torch.device(device) if device is not None else best_device()
     with forked(plan.seed):
         denoiser = plan.build()
     net = channels_last(denoiser.modules()[0])
@@ -330,7 +398,7 @@ def _run(
     if folder is not None and is_main():
         write(folder / "recipe.json", plan.to_json())
     ema = Ema(net, given.average)
-    levels = Levels.of(times, denoiser, spectrum(example))
+    levels = Levels.of(times, denoiser, eigenvalues)
     loop = train(
         denoiser, net, ema, feed, objective=objective, times=times, settings=given, seed=plan.seed, device=place,
         state=None if folder is None else folder / "state", digest=plan.digest(), levels=levels,

@@ -5,7 +5,6 @@ model.sample(16, where={"class": "rose"}, scale=2.0)
 model.save("runs/flowers"); model = undrift.load("runs/flowers")
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,6 +146,8 @@ class Model:
         if start is not None and start.shape != (n, *self.codec.event_shape):
             raise DataError(f"start has shape {tuple(start.shape)}; {n} samples start from {(n, *self.codec.event_shape)}")
         chosen = torch.arange(n) if rows is None else torch.as_tensor(list(rows), dtype=torch.long)
+        if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= n:
+            raise DataError(f"rows={rows} must name at least one of the samples 0 to {n - 1}")
 
         def draw(part: Tensor) -> Tensor:
             return simulate.sample(
@@ -256,10 +257,10 @@ class Model:
         folder = File(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.cpu().contiguous() for name, value in self.net.state_dict().items()}
-        recipe = self.recipe.to_json()
-        # The weights carry the recipe's digest: a kill between the two writes is found out, not sampled from.
-        write(folder / "model.safetensors", save(weights, metadata={"recipe": hashlib.sha256(recipe).hexdigest()}))
-        write(folder / "recipe.json", recipe)
+        # The weights carry the digest of what made them: files of two runs are told apart, and a kill between the two writes
+        # leaves a whole model, whose recipe lacks what was measured.
+        write(folder / "model.safetensors", save(weights, metadata={"recipe": self.recipe.digest()}))
+        write(folder / "recipe.json", self.recipe.to_json())
         return folder
 
 
@@ -328,7 +329,7 @@ def load(folder: str | File, device: torch.device | str = "cpu") -> Model:
         raise CheckpointError(f"the weights in {folder} do not fit the network of its recipe: {error}") from error
     channels_last(net.eval().requires_grad_(False))
     model = Model(denoiser, recipe.build_codec(), recipe.build_conditions(), recipe)
-    if digest != hashlib.sha256(text).hexdigest():
+    if digest != recipe.digest():
         raise CheckpointError(f"recipe.json and model.safetensors in {folder} are not of one save; save the model again")
     return model.to(device)
 

@@ -59,6 +59,7 @@ class Data(_Strict):
         digest: of what was read; a run is only repeated on the same data.
         rows: how many records there are.
         held_out: how many of them were kept from training, for judging.
+        split: seed of the choice of those.
     """
 
     path: str | None
@@ -67,6 +68,13 @@ class Data(_Strict):
     digest: str
     rows: int = Field(ge=1)
     held_out: int = Field(ge=0)
+    split: int = 0
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> "Data":
+        if self.held_out >= self.rows:
+            raise ValueError(f"{self.held_out} of {self.rows} records are held out; none is left to train on")
+        return self
 
 
 class Times(_Strict):
@@ -121,7 +129,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _conditions_fit(self) -> "Recipe":
-        asked = [] if self.conditions is None else list(Conditions.from_config(self.conditions).columns)
+        conditions = self.build_conditions()
+        asked = [] if conditions is None else list(conditions.columns)
         known = list(self.network.config.get("columns", ()))
         if asked != known:
             raise ValueError(f"conditions {asked} were given for a network of {known}; the recipe was edited")
@@ -155,7 +164,10 @@ class Recipe(_Strict):
 
     def build_conditions(self) -> Conditions | None:
         """What may be asked for, or None."""
-        return None if self.conditions is None else Conditions.from_config(self.conditions)
+        try:
+            return None if self.conditions is None else Conditions.from_config(self.conditions)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the recipe's conditions are not understood: {error!r}; it was edited") from error
 
     def settings(self) -> Settings:
         """How to train."""

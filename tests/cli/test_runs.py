@@ -55,7 +55,9 @@ def test_pictures_come_as_png_with_the_way_they_came(tmp_path):
     np.savez(tmp_path / "shades.npz", x=images, y=np.arange(60) % 3)
     sets = ["--set", "training.steps=5", "--set", "training.batch=8", "--set", "network.widths=[16]"]
     assert undrift("fit", "shades.npz", *sets, cwd=tmp_path).returncode == 0
-    command = ["sample", "runs/shades", "-n", 3, "--where", "class=[0, 1, 2]", "--steps", 4, "--trace", "way.png"]
+    twice = undrift("sample", "runs/shades", "--where", "class=0", "--where", "class=1", cwd=tmp_path)
+    assert "names 'class' twice" in twice.stderr
+    command = ["sample", "runs/shades", "-n", 3, "--where", 'class=["0", 1, 2]', "--steps", 4, "--trace", "way.png"]
     done = undrift(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(f.name for f in (tmp_path / "runs/shades/samples").iterdir()) == ["0-0.png", "1-1.png", "2-2.png"]
@@ -159,3 +161,29 @@ def test_an_unknown_class_and_column_in_where(home):
         done = undrift("sample", "runs/own", "--where", where, cwd=home)
         assert done.returncode == 2
         assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_run_that_is_repeated_says_where_it_is(home):
+    done = undrift("fit", "runs/own/recipe.json", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"].endswith("runs/own-again")
+    refused = undrift("fit", "runs/own/recipe.json", "--minutes", 5, cwd=home)
+    assert refused.returncode == 2
+    assert "a recipe says minutes already" in refused.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(home):
+    import signal
+    import time
+
+    table(home / "long.csv")
+    command = [sys.executable, "-m", "undrift", "fit", "long.csv", *QUICK[2:], "--set", "training.steps=1000000"]
+    training = subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = home / "runs" / "long" / "metrics.jsonl", time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    training.send_signal(signal.SIGINT)
+    said = training.communicate(timeout=60)[1]
+    assert training.returncode == 130
+    assert "go on with: undrift fit runs/long/recipe.json" in said
+    assert "Traceback" not in said

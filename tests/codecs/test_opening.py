@@ -207,7 +207,7 @@ def broken(tmp_path):
         ("many.npz", {}, "holds a, b; none of them is named like data: give key="),
         ("many.npz", {"key": "c"}, "holds a, b; there is no 'c'"),
         ("objects.npz", {}, "cannot be read as .npz"),
-        ("one.npy", {}, "holds 1 record; give at least two"),
+        ("one.npy", {}, "holds 1 record; give at least 2"),
         ("one.npy", {"size": 8}, "size=8 says nothing about a file .npy; leave it out"),
         ("bare", {}, "holds no pictures"),
     ],
@@ -241,6 +241,28 @@ def test_what_cannot_be_opened_is_refused_with_its_cure(name, options, message, 
 def test_what_cannot_be_learned_from_is_refused_with_its_cure(data, options, message):
     with pytest.raises(DataError, match=message):
         open_data(data, **options)
+
+
+def test_unknown_options_are_named():
+    check_reading(READING)
+    with pytest.raises(DataError, match=r"'knds' is no option of reading data; there are kind, kinds, .*did you mean 'kinds'"):
+        check_reading(["size", "knds"])
+    named = inspect.signature(open_data).parameters.values()
+    assert tuple(p.name for p in named if p.kind is p.KEYWORD_ONLY and p.name != "least") == READING
+
+
+def test_one_record_is_enough_where_that_is_said(tmp_path):
+    x = np.random.default_rng(0).normal(size=(1, 4, 5))
+    np.save(tmp_path / "x.npy", x)
+    pd.DataFrame({"a": [1.5], "b": ["x"]}).to_csv(tmp_path / "t.csv", index=False)
+    pd.DataFrame({"a": [1.5], "b": ["x"]}).to_parquet(tmp_path / "t.parquet", index=False)
+    for name, kind in (("x.npy", "array"), ("t.csv", "table"), ("t.parquet", "table")):
+        opened = open_data(tmp_path / name, least=1)
+        assert (len(opened.source), opened.kind, opened.codec) == (1, kind, None)
+        assert opened.describe()[-1] == ("kind", kind)
+        with pytest.raises(DataError, match="holds 1 .*give at least 2"):
+            open_data(tmp_path / name)
+    assert open_data(np.zeros((3, 4)), least=1).codec is not None
 
 
 def test_bad_values_are_named_by_their_row(tmp_path):

@@ -29,6 +29,30 @@ def test_sixteen_bits_are_kept(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(files[1])), images[1])
 
 
+def test_pictures_of_an_earlier_call_are_replaced_and_nothing_else(tmp_path):
+    from PIL import Image
+
+    images = RNG.integers(0, 256, (12, 4, 4), dtype=np.uint8)
+    folder = save_records(images, tmp_path / "out", names=["rose"] * 12)
+    (folder / "notes.txt").write_text("mine")
+    Image.fromarray(images[0]).save(folder / "7.png")  # numbered, and not ours
+    save_records(images[5:7], folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "7.png", "notes.txt"]
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "1.png")), images[6])
+
+
+def test_a_picture_that_is_not_ours_is_never_overwritten(tmp_path):
+    from PIL import Image
+
+    images = RNG.integers(0, 256, (3, 4, 4), dtype=np.uint8)
+    Image.fromarray(images[0]).save(tmp_path / "2.png")
+    before = (tmp_path / "2.png").read_bytes()
+    with pytest.raises(DataError, match=r"2\.png is there already, and no sample written here; give another folder"):
+        save_records(images, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["2.png"]
+    assert (tmp_path / "2.png").read_bytes() == before
+
+
 @pytest.mark.parametrize("end", [".csv", ".parquet"])
 def test_tables_come_back(tmp_path, end):
     import pandas as pd

@@ -41,6 +41,22 @@ def test_each_class_has_its_own_gaussian():
         torch.testing.assert_close(drawn[asked == value].T.cov(), data[known == value].T.cov(), rtol=0.12, atol=0.4)
 
 
+def test_a_class_of_few_points_borrows_the_covariance_of_all():
+    # 400 points of class 0, k of class 1 far off; class 2 has none.
+    n = 20_000
+    for k in (1, 2, 4, 5):
+        data = torch.cat([randn(400, 2, seed=0) * torch.tensor([1.0, 4.0]), 50 + 0.01 * randn(k, 2, seed=1)])
+        known = torch.cat([torch.zeros(400, dtype=torch.long), torch.ones(k, dtype=torch.long)])
+        drawn = gaussian_samples(data, 2 * n, train_labels=known, labels=torch.tensor([1, 2]).repeat(n))
+        few, none = drawn[0::2], drawn[1::2]
+        close = 5 * data.std(0).max() / n**0.5
+        torch.testing.assert_close(few.mean(0), data[known == 1].mean(0), rtol=0, atol=float(close))
+        torch.testing.assert_close(none.mean(0), data.mean(0), rtol=0, atol=float(close))
+        torch.testing.assert_close(none.T.cov(), data.T.cov(), rtol=0.06, atol=0.06)
+        own = data[known == 1] if k >= 5 else data
+        torch.testing.assert_close(few.T.cov(), own.T.cov(), rtol=0.06, atol=0.06 if k < 5 else 1e-5)
+
+
 def test_dtype_seed_and_errors():
     data = randn(9, 4, seed=0).float()
     assert gaussian_samples(data, 3).dtype == torch.float32
@@ -48,5 +64,3 @@ def test_dtype_seed_and_errors():
     assert not torch.equal(gaussian_samples(data, 3, 1), gaussian_samples(data, 3, 2))
     with pytest.raises(DataError, match="pass train_labels"):
         gaussian_samples(data, 2, labels=torch.zeros(2, dtype=torch.long))
-    with pytest.raises(DataError, match="class 1 has 1 training points"):
-        gaussian_samples(data, 1, train_labels=torch.arange(9), labels=torch.tensor([1]))

@@ -1,6 +1,7 @@
 """A perfect model stands at the floor; each planted fault moves its own figure."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -89,6 +90,17 @@ def test_sorted_samples_are_shuffled_before_they_are_cut(toy):
     assert by_class["class imbalance"].value < 0.05
     assert by_class["sliced W2"].value == pytest.approx(mixed["sliced W2"].value, rel=0.25)
     assert evaluate(samples, labels, *toy, seed=3) == evaluate(samples, labels, *toy, seed=3)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_rare_class_does_not_end_the_evidence(toy, kept):
+    """One class has no, one or two training records, after all the work of training."""
+    train, known, *rest = toy
+    few = (known != 3) | ((known == 3).cumsum(0) <= kept)
+    samples, labels = gaussians(400, 2)
+    for asked in (labels, torch.full_like(labels, 3)):
+        evidence = evaluate(samples, asked, train[few], known[few], *rest)
+        assert all(math.isfinite(figure.baseline) for figure in evidence.figures)
 
 
 def test_json_and_rows_hold_every_number(toy):

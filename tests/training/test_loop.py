@@ -102,14 +102,23 @@ def test_silence_has_its_rate_and_is_nan_for_numbers(monkeypatch):
 def test_reports_count_steps():
     toy = Toy(settings(35, warmup=5))
     reports = list(toy.train())
-    assert [p.step for p in reports] == [10, 20, 30, 35]
+    assert [p.step for p in reports] == [5, 15, 25, 35]  # from the end: the last one is about ten whole steps
     assert all(p.steps == 35 and p.rate > 0 for p in reports)
     assert reports[-1].seconds_left == 0
     assert [p.learning_rate for p in reports] == [toy.settings.rate(p.step - 1) for p in reports]
     for p in reports:  # the two ways of summing agree
         assert p.levels.loss == pytest.approx(p.loss, rel=1e-5)
-    assert [sum(p.levels.counts) for p in reports] == [640, 640, 640, 320]
+    assert [sum(p.levels.counts) for p in reports] == [320, 640, 640, 640]
     assert not toy.net.training
+
+
+@pytest.mark.parametrize("steps", [1, 9, 10, 11, 20, 21])
+def test_the_last_report_is_about_whole_steps(steps):
+    """All steps are reported once, and the last report holds the last ten, or all if there are fewer."""
+    reports = list(Toy(settings(steps)).train())
+    assert reports[-1].step == steps
+    assert sum(reports[-1].levels.counts) == 64 * min(10, steps)
+    assert sum(sum(p.levels.counts) for p in reports) == 64 * steps
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero():

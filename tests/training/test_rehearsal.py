@@ -44,6 +44,38 @@ def test_a_hiccup_does_not_decide(monkeypatch):
     assert rehearsed(toy).steps == round((60 - 7.4) / 0.1)
 
 
+def at_pace(monkeypatch, pace):
+    """A clock that only steps move."""
+    now = [0.0]
+    monkeypatch.setattr(rehearsal.time, "perf_counter", lambda: now[0])
+    step = rehearsal.Trainer.step
+
+    def slow(self, *args):
+        now[0] += pace
+        return step(self, *args)
+
+    monkeypatch.setattr(rehearsal.Trainer, "step", slow)
+    return now
+
+
+def test_a_budget_of_less_than_a_step_is_told(monkeypatch):
+    """One step is taken in any case, and only one is measured: two warm up, one counts."""
+    now = at_pace(monkeypatch, 12.0)
+    cure = "one step takes 12 s; 0.05 minutes buy 1 step: give more minutes, a smaller network or a smaller batch"
+    with pytest.warns(UserWarning) as told:
+        assert rehearsed(Toy(Settings(minutes=0.05, precision="float32"))).steps == 1
+    assert [str(w.message) for w in told] == [cure]
+    assert now[0] == 36
+    assert told[0].filename == __file__
+
+
+def test_measuring_spends_half_of_a_short_budget_at_most(monkeypatch):
+    """60 s at 8 s a step: two to warm up, two that count, and 3.5 steps are left; a warning would be an error here."""
+    now = at_pace(monkeypatch, 8.0)
+    assert rehearsed(Toy(Settings(minutes=1.0, precision="float32"))).steps == round((60 - now[0]) / 8) == 4
+    assert now[0] == 32
+
+
 def test_minutes_are_not_spent_on_learning_records_by_heart():
     toy = Toy(Settings(minutes=60.0, precision="float32", epochs=3))
     rows = len(toy.feed)

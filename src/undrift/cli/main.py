@@ -1,5 +1,6 @@
 """The command line. Each command is a thin skin over a function; `undrift COMMAND --help` explains it."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -32,12 +33,12 @@ def _root() -> None:
 @app.command()
 def fit(
     data: Annotated[str, typer.Argument(help="Folder of pictures, .csv, .parquet, .npy, .npz; or recipe.json of a run.")],
-    minutes: Annotated[float | None, typer.Option(help="Training time; 1 by default.", min=0)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time; 1 by default.", min=0.001)] = None,
     condition: Annotated[list[str] | None, typer.Option(help="Column that samples may be asked for; may be repeated.")] = None,
     labels: Annotated[str | None, typer.Option(help="File of class labels, where the data do not hold them.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME-OF-DATA by default.")] = None,
     start: Annotated[Path | None, typer.Option(help="Run to start from (fine-tuning).")] = None,
-    held_out: Annotated[float, typer.Option(help="Share of the records kept for judging.", min=0, max=0.9)] = 0.1,
+    held_out: Annotated[float | None, typer.Option(help="Share of the records kept for judging.", min=0, max=0.9)] = None,
     seed: Seed = 0,
     device: Device = None,
     sets: Sets = None,
@@ -55,7 +56,7 @@ def fit(
 @app.command()
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 16,
+    n: Annotated[int | None, typer.Option("-n", help="How many; 16, or the rows of --where-file, by default.", min=1)] = None,
     where: Annotated[list[str] | None, typer.Option(help="What is asked for, as name=value; may be repeated.")] = None,
     where_file: Annotated[Path | None, typer.Option(help="CSV or Parquet with one row of conditions for each sample.")] = None,
     scale: Annotated[float, typer.Option(help="Strength of what is asked for; 1 = as trained.")] = 1.0,
@@ -77,7 +78,7 @@ def sample(
 @app.command()
 def evaluate(
     run: Run,
-    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=2)] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=4)] = None,
     scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
     seed: Seed = 0,
@@ -93,7 +94,7 @@ def evaluate(
 @app.command()
 def report(
     run: Run,
-    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=2)] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=4)] = None,
     scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
     steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
     seed: Seed = 0,
@@ -149,10 +150,7 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"undrift: {error.strerror or error}:{where or ' the run'}; free the disk, or choose another --out", file=sys.stderr
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "free the disk, or choose another --out" if full else "choose another path, or mend this one"
+        print(f"undrift: {error.strerror or error}:{where or ' the run'}; {cure}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(f"undrift: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
-        sys.exit(130)

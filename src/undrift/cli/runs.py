@@ -1,6 +1,7 @@
 """The commands on runs: fit, sample, evaluate, report."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def fit(
     labels: str | None,
     out: Path | None,
     start: Path | None,
-    held_out: float,
+    held_out: float | None,
     seed: int,
     device: str | None,
     sets: Sequence[str],
@@ -25,19 +26,23 @@ def fit(
 ) -> None:
     """Fit, or repeat a recipe; say what the data were taken for, and where the run is."""
     import undrift as ud
+    from undrift.fitting import folder_of
     from undrift.training import is_main
 
     options = _settings(sets)
-    if data.endswith(".json"):
-        model = ud.repeat(data, out=out, device=device, progress=not as_json)
-        folder = out or Path(data).parent
-    else:
-        folder = out or Path("runs") / _stem(data)
+    folder = folder_of(Path(data), out) if data.endswith(".json") else out or Path("runs") / _stem(data)
+    try:
         model = ud.fit(
-            data, labels, minutes=minutes, condition=condition, out=folder, start=start, held_out=held_out, device=device,
-            seed=seed, progress=not as_json, training=options["training"], network=options["network"],
-            reading=options["reading"],
+            data, labels, minutes=minutes, condition=condition, out=out if data.endswith(".json") else folder, start=start,
+            held_out=held_out, device=device, seed=seed, progress=not as_json, training=options["training"],
+            network=options["network"], reading=options["reading"],
         )  # fmt: skip
+    except KeyboardInterrupt:  # here, because the command line's library would end without a word
+        if is_main():
+            saved = (folder / "state" / "snapshot.safetensors").exists()
+            cure = f"what was learned is saved; go on with: undrift fit {folder}/recipe.json" if saved else "nothing was learned yet"
+            print(f"undrift: stopped; {cure}", file=sys.stderr)
+        raise SystemExit(130) from None
     if not is_main():
         return
     measured = model.recipe.measured
@@ -56,7 +61,7 @@ def fit(
 
 def sample(
     run: Path,
-    n: int,
+    n: int | None,
     where: Sequence[str],
     where_file: Path | None,
     scale: float,
@@ -77,17 +82,18 @@ def sample(
     from undrift.training import gathered, is_main, my_rows
 
     model = ud.load(run, device=device or best_device())
-    asked: Any = _where(where)
+    asked: Any = _where(where, model)
     if where_file is not None:
         if asked:
             raise LabelError("give --where or --where-file, not both")
-        from undrift.codecs.table import read_table
-
-        asked = read_table(where_file)
+        asked = _where_file(where_file, model)
+        if n not in (None, len(asked)):
+            raise DataError(f"-n {n} was asked for, and {where_file} has {len(asked)} rows, one for each sample; leave -n out")
         n = len(asked)
+    n = 16 if n is None else n
     records = None
     if like is not None:
-        source = open_data(str(like)).source
+        source = open_data(str(like), False if model.conditions is not None else None, **model.recipe.data.reading).source
         records = source.take(_rows(len(source), n))
     states = model.states(
         n, asked if len(asked) else None, scale=scale, steps=steps, seed=seed, like=records,
@@ -140,15 +146,38 @@ def _settings(sets: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _where(texts: Sequence[str]) -> dict[str, Any]:
+def _where(texts: Sequence[str], model: Any) -> dict[str, Any]:
     """name=value pairs; a value may be a JSON list with one entry for each sample."""
     asked: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise LabelError(f"--where {text!r} is not understood; write --where NAME=VALUE, for example --where class=rose")
-        asked[name] = _value(value)
+        if name in asked:
+            raise LabelError(f"--where names {name!r} twice; for one value each, write --where '{name}=[..., ...]'")
+        levels = () if model.conditions is None else model.conditions.levels(name)
+        found = _value(value)
+        asked[name] = [_level(v, str(v), levels) for v in found] if isinstance(found, list) else _level(found, value, levels)
     return asked
+
+
+def _level(value: Any, text: str, levels: Sequence[Any]) -> Any:
+    """A level as the model knows it: 0 may be called "0", and True be written so."""
+    if value in levels:
+        return value
+    return next((level for level in levels if str(level).casefold() == text.casefold()), value)
+
+
+def _where_file(file: Path, model: Any) -> Any:
+    """Conditions of each sample from a table; its other columns are left out."""
+    from undrift.codecs.table import read_table
+
+    frame = read_table(file)
+    names = () if model.conditions is None else model.conditions.names
+    known = [name for name in frame.columns if name in names]
+    if not known:
+        raise LabelError(f"{file} has the columns {list(frame.columns)}; this model may be asked for {', '.join(map(str, names))}")
+    return frame[known]
 
 
 def _value(text: str) -> Any:
@@ -166,6 +195,8 @@ def _rows(have: int, n: int) -> Any:
 
 def evaluate(run: Path, n: int | None, scale: float, steps: int, seed: int, device: str | None, as_json: bool) -> None:
     """Judge a run and write evidence.json into it."""
+    if not _first():
+        return
     judged = _judged(run, n, scale, steps, seed, device, as_json)[1]
     if as_json:
         print(json.dumps(judged.evidence, indent=2))
@@ -177,6 +208,8 @@ def report(run: Path, n: int | None, scale: float, steps: int, seed: int, device
     """Judge a run and write report.html into it."""
     from undrift.report.build import report as build
 
+    if not _first():
+        return
     model, judged = _judged(run, n, scale, steps, seed, device, as_json)
     page = build(model, judged, run)
     if as_json:
@@ -203,6 +236,13 @@ def print_evidence(evidence: dict[str, Any], title: str) -> None:
     console.print(table)
     cost = evidence["cost"]
     console.print("  " + ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in cost.items() if value is not None))
+
+
+def _first() -> bool:
+    """Whether this is the process that judges and draws, where several were launched."""
+    from undrift.training import is_main
+
+    return is_main()
 
 
 def _judged(run: Path, n: int | None, scale: float, steps: int, seed: int, device: str | None, quiet: bool) -> Any:

@@ -3,16 +3,33 @@
 Checked by: tests/codecs/test_table.py
 """
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from undrift.errors import DataError
 
-__all__ = ["EMPTY", "empty_cells", "lattice", "microseconds", "numbers"]
+__all__ = [
+    "EMPTY",
+    "decimal_commas",
+    "empty_cells",
+    "lattice",
+    "microseconds",
+    "numbers",
+    "perhaps_thousands",
+    "with_points",
+]
 
 EMPTY = ("", "?")
 """Texts that stand for an empty cell."""
+
+COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?\s*")
+"""A number with a decimal comma, and points between thousands if there are any; a whole number is one, too."""
+
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})*\s*")
+"""A number that may have commas between thousands; 0,123 has not."""
 
 
 def lattice(cells: np.ndarray) -> tuple[int | None, int, int]:
@@ -83,3 +100,22 @@ def microseconds(series: Any, format: str | None, name: Any) -> np.ndarray:
         series = series.dt.tz_convert(None)
     cells = series.to_numpy().astype("M8[us]").astype(np.int64).astype(np.float64)
     return np.where(gone, np.nan, cells)
+
+
+def decimal_commas(texts: Iterable[Any]) -> np.ndarray:
+    """Which texts are numbers written with a decimal comma, or whole ones; shape (N,), bool.
+
+    Checked by: tests/codecs/test_text.py::test_decimal_commas_are_told_from_thousands
+    """
+    return np.array([COMMA.fullmatch(str(text)) is not None for text in texts], dtype=bool)
+
+
+def perhaps_thousands(texts: Iterable[Any]) -> bool:
+    """Whether the commas of all these numbers may be between thousands."""
+    return all(THOUSANDS.fullmatch(str(text)) for text in texts)
+
+
+def with_points(texts: Any) -> Any:
+    """A Series of numbers with decimal commas, with points."""
+    text = texts.astype(str)
+    return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False).str.strip()

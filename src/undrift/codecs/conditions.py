@@ -91,6 +91,10 @@ class Conditions:
         """What may be asked for."""
         return tuple(column.name for column in self.asks)
 
+    def levels(self, name: Any) -> tuple[Any, ...]:
+        """The levels of a condition of that name; () for a number, or a name that is none."""
+        return next((c.levels for c in self.asks if c.name == name and isinstance(c, Category)), ())
+
     def of(self, records: Any) -> Float[Tensor, "n f"]:
         """Conditions of records, for training, float32, shape (N, F); NaN where a number's cell is empty.
 

@@ -2,7 +2,7 @@
 
 What is decided on opening is decided from every file's header and said by `describe`: which files are pictures, their classes,
 the size, the channels, the bits. The pixels are read when they are asked for, so a folder may be larger than memory; only the
-names are held, end to end in one string of bytes.
+names are held, end to end in one string of bytes. Pictures are numbered from 0, in the order of their names.
 """
 
 import hashlib
@@ -25,6 +25,9 @@ __all__ = ["PictureFolder"]
 
 CAP = 64
 """Longest side, in pixels, that pictures are brought to if no size is asked for."""
+
+HASHED, END = 2**27, 2**16
+"""Bytes of content that a digest reads of a folder, and at most at either end of a file."""
 
 LOOKED_AT = 256
 """Pictures with a channel of transparency that are decoded on opening, to see whether any uses it."""
@@ -73,6 +76,7 @@ class PictureFolder:
         size: (H, W), or one number for a square, in pixels.
         channels: 1 gray, 3 colour, 4 colour and transparency.
         skip_bad: leave out files that cannot be decoded; every file is then decoded once on opening, which takes time.
+        least: how many pictures there must be.
 
     Attributes:
         name: what errors call it.
@@ -92,6 +96,7 @@ class PictureFolder:
         size: Any = None,
         channels: Any = None,
         skip_bad: bool = False,
+        least: int = 2,
     ):
         self.folder = Path(folder)
         self.name = f"{self.folder.name}/"
@@ -101,10 +106,10 @@ class PictureFolder:
         self.layout = self._decide(headers, _size(size), channels)
         if skip_bad:
             self._leave_out_undecodable()
-        if len(self) < 2:
-            raise DataError(f"{self.folder} holds {len(self)} picture that can be read; give at least two")
+        if len(self) < least:
+            raise DataError(f"{self.folder} holds {len(self)} picture that can be read; give at least {least}")
         self._labels = self._find_classes(labels)
-        self._digest = self._digested()
+        self._digest: str | None = None
 
     def __len__(self) -> int:
         return len(self._names)
@@ -144,7 +149,16 @@ class PictureFolder:
         yield from pieces(rng.permutation(len(self)))
 
     def digest(self) -> str:
-        """sha256 of names, sizes and times of change of the files, what they are brought to, and their classes."""
+        """sha256 of the files' names, sizes and both ends, of what they are brought to, and of their classes.
+
+        128 MiB at most are read: the ends are 64 KiB long in a folder of up to 1024 files, and shorter in a larger one. Times
+        of change do not count, so a copy is the same data.
+
+        Raises:
+            DataError: a file that is gone.
+        """
+        if self._digest is None:
+            self._digest = self._digested()
         return self._digest
 
     def describe(self) -> list[tuple[str, str]]:
@@ -329,14 +343,29 @@ class PictureFolder:
 
     def _digested(self) -> str:
         digest = hashlib.sha256(str(self.layout).encode())
+        length = max(1, min(END, HASHED // (2 * len(self))))
         for i, name in enumerate(self._names):
-            stat = self.file(i).stat()
+            try:
+                size, content = _ends(self.file(i), length)
+            except OSError as error:
+                raise DataError(f"{self.file(i)} cannot be read ({error.strerror}); put it back, or open the folder anew") from error
             label = None if self._labels is None else self._labels[i]
-            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns} {label!r}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{name} {size} {label!r}\n".encode("utf-8", "surrogateescape") + content)
         return digest.hexdigest()
 
     def _note(self, what: str, words: str) -> None:
         self._notes.append((what, words))
+
+
+def _ends(file: Path, length: int) -> tuple[int, bytes]:
+    """A file's size, and its first and last `length` bytes."""
+    with open(file, "rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(length)
+        if size > length:
+            stream.seek(max(length, size - length))
+            content += stream.read(length)
+    return size, content
 
 
 def _size(size: Any) -> tuple[int, int] | None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from undrift.codecs.cells import empty_cells, microseconds, numbers
+from undrift.codecs.cells import decimal_commas, empty_cells, microseconds, numbers
 from undrift.codecs.columns import Category, Column, Date, Number
 from undrift.errors import DataError
 
-__all__ = ["KINDS", "guessed"]
+__all__ = ["KINDS", "guessed", "reads_as_numbers"]
 
 KINDS = ("number", "integer", "boolean", "category", "date", "skip")
 """What a column can be said to be."""
@@ -119,16 +119,27 @@ def _text(series: Any, name: Any, distinct: int, gone: np.ndarray, filled: Any) 
     read: Any = pd.to_numeric(text, errors="coerce")
     share = float(read.notna().mean())
     codes = text.str.match(r"\s*[+-]?0\d").any()  # 01234 is a code, not a number
-    if not codes and (share == 1 or (share >= MOSTLY and distinct > FEW)):
+    if not codes and reads_as_numbers(share, distinct):
         return _number(pd.Series(numbers(series, name)), name, distinct)  # raises where a cell is no number
     format = None if distinct < 2 else _format(filled, name, needed=False)
     if format is not None:
         return _date(series, name, format)
+    likely = "" if codes or not decimal_commas(text).all() else "; if they are numbers, write 0.5 for 0,5"
     if distinct == len(series) >= 10:
-        return ("identifiers: every row has another text",)
+        return (f"identifiers: every row has another text{likely}",)
     if distinct <= FEW or (distinct <= MANY and 5 * distinct <= len(filled)):
         return _category(series, name, gone, filled)
-    return (f"free text: {distinct} different texts in {len(filled)} cells",)
+    return (f"free text: {distinct} different texts in {len(filled)} cells{likely}",)
+
+
+def reads_as_numbers(share: float, distinct: int) -> bool:
+    """Whether a column of text is numbers, and the cells that are none are mistakes.
+
+    Args:
+        share: of its cells that are numbers.
+        distinct: texts.
+    """
+    return share == 1 or (share >= MOSTLY and distinct > FEW)
 
 
 def _category(series: Any, name: Any, gone: np.ndarray, filled: Any) -> Category:

@@ -11,6 +11,8 @@ What is given decides what it is read as:
 An array is images if its shape is (N, H, W) or (N, H, W, C) with C <= 4 and its values look like intensities: whole numbers
 from 0 to 65535, or fractions that fill at least half of [0, 1] or [-1, 1]. Any other is an array of measurements (`Arrays`).
 `kind=` overrules.
+
+Errors number the records of arrays and pictures from 0, as numpy does, and the rows of tables from 1.
 """
 
 import difflib
@@ -32,7 +34,10 @@ from undrift.codecs.labels import read_labels
 from undrift.codecs.sources import InMemory, MemoryMapped, Source, looked_at
 from undrift.errors import DataError
 
-__all__ = ["SUPPORTED", "Opened", "open_data"]
+__all__ = ["READING", "SUPPORTED", "Opened", "check_reading", "open_data"]
+
+READING = ("kind", "kinds", "size", "channels", "key", "skip_bad")
+"""Options of `open_data` that say how data are read."""
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 ARRAYS = (".npy", ".npz", "-ubyte", "-ubyte.gz")
@@ -52,7 +57,7 @@ class Opened:
     Attributes:
         source: where records are read from.
         kind: "images", "array" or "table".
-        codec: records <-> states, guessed from the records.
+        codec: records <-> states, guessed from the records; None where there is a single record, which tells nothing.
         labels: one a record, or None.
     """
 
@@ -70,7 +75,25 @@ class Opened:
             lines.append(
                 ("labels", f"{len(distinct)} distinct: {', '.join(map(str, distinct[:8]))}{', ...' * (len(distinct) > 8)}")
             )
-        return [*lines, ("kind", self.kind), *self.codec.describe()]
+        return [*lines, ("kind", self.kind), *(self.codec.describe() if self.codec else ())]
+
+
+def check_reading(names: Iterable[str]) -> None:
+    """Refuse names that are no options of reading.
+
+    Args:
+        names: of options for `open_data`.
+
+    Raises:
+        DataError: an unknown one; lists those that are known, and the one that was probably meant.
+
+    Checked by: tests/codecs/test_opening.py::test_unknown_options_are_named
+    """
+    for name in names:
+        if name not in READING:
+            close = difflib.get_close_matches(str(name), READING, 1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise DataError(f"{name!r} is no option of reading data; there are {', '.join(READING)}{meant}")
 
 
 def open_data(
@@ -83,6 +106,7 @@ def open_data(
     channels: Any = None,
     key: str | None = None,
     skip_bad: bool = False,
+    least: int = 2,
 ) -> Opened:
     """Open data of any supported form; see the module's table. Prints nothing.
 
@@ -96,6 +120,7 @@ def open_data(
         channels: of pictures in a folder 1, 3 or 4; "first" or "last" reads an array as measurements with such an axis.
         key: name of the array in a .npz.
         skip_bad: leave out pictures that cannot be decoded.
+        least: how many records there must be: 2 to learn from, 1 to have them changed by a model.
 
     Returns:
         The source, what it was recognised as, the codec that fits, and the labels.
@@ -115,26 +140,26 @@ def open_data(
             _only(options, {"size", "channels", "skip_bad"}, "a folder of pictures")
             if kind not in (None, "images", "array"):
                 raise DataError(f"{path} is a folder of pictures, it cannot be read as a {kind}; give one file of a table")
-            folder = PictureFolder(path, labels, size=size, channels=channels, skip_bad=skip_bad)
-            return _opened_array(folder, kind, None, pictures=True)
+            folder = PictureFolder(path, labels, size=size, channels=channels, skip_bad=skip_bad, least=least)
+            return _opened_array(folder, kind, None, least, pictures=True)
         end = _ending(path)
         if end in TABLES:
-            return _opened_table(_table_source(path), labels, kind, options)
+            return _opened_table(_table_source(path), labels, kind, options, least)
         _only(options, {"channels", "key"} if end == ".npz" else {"channels"}, f"a file {end}")
-        return _opened_array(_array_source(path, end, labels, key), kind, channels)
+        return _opened_array(_array_source(path, end, labels, key), kind, channels, least)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
-        return _opened_table(InMemory(data, None, "the table"), labels, kind, options)
+        return _opened_table(InMemory(data, None, "the table"), labels, kind, options, least)
     _only(options, {"channels"}, "an array")
     array = _as_array(data)
     given = None if labels is False else read_labels(labels, len(array))
-    return _opened_array(InMemory(array, given, "the array"), kind, channels)
+    return _opened_array(InMemory(array, given, "the array"), kind, channels, least)
 
 
-def _opened_array(source: Any, kind: str | None, channels: Any, pictures: bool = False) -> Opened:
+def _opened_array(source: Any, kind: str | None, channels: Any, least: int, pictures: bool = False) -> Opened:
     if kind == "table":
         raise DataError(f"{source.name} is an array, not a table; put it in a DataFrame with named columns")
-    if len(source) < 2:
-        raise DataError(f"{source.name} holds {len(source)} record; give at least two, (N, ...)")
+    if len(source) < least:
+        raise DataError(f"{source.name} holds {len(source)} record; give at least {least}, (N, ...)")
     records, rows = looked_at(source)
     if kind is None:
         looks = pictures and records.dtype in (np.uint8, np.uint16)
@@ -142,6 +167,8 @@ def _opened_array(source: Any, kind: str | None, channels: Any, pictures: bool =
         kind = "images" if channels is None and looks else "array"
     if kind == "images" and channels is not None:
         raise DataError(f"channels={channels!r} is for arrays; images of shape (N, H, W, C) have their channels last")
+    if len(source) == 1:
+        return Opened(source, kind, None, source.labels)
     if kind == "images":
         return Opened(source, kind, Images.guess(records, rows), source.labels)
     if pictures and records.ndim == 4:
@@ -149,7 +176,7 @@ def _opened_array(source: Any, kind: str | None, channels: Any, pictures: bool =
     return Opened(source, kind, Arrays.guess(records, channels, rows), source.labels)
 
 
-def _opened_table(source: Any, labels: Any, kind: str | None, options: dict[str, Any]) -> Opened:
+def _opened_table(source: Any, labels: Any, kind: str | None, options: dict[str, Any], least: int) -> Opened:
     from undrift.codecs.table import Table
 
     _only(options, {"kinds"}, "a table")
@@ -157,8 +184,10 @@ def _opened_table(source: Any, labels: Any, kind: str | None, options: dict[str,
         raise DataError(f"{source.name} is a table; to read it as kind={kind!r}, give the numbers in it as an array")
     if labels is not None and labels is not False:
         raise DataError("labels= is for pictures and arrays; put a table's labels in a column and name that as the condition")
-    if len(source) < 2:
-        raise DataError(f"{source.name} holds {len(source)} rows; give at least two")
+    if len(source) < least:
+        raise DataError(f"{source.name} holds {len(source)} rows; give at least {least}")
+    if len(source) == 1:
+        return Opened(source, "table", None, None)
     records = source.records if isinstance(source, InMemory) else source.look()
     return Opened(source, "table", Table.guess(records, options["kinds"]), None)
 

@@ -2,10 +2,14 @@
 
 Every file is written under a temporary name first, so a kill or a full disk leaves no half of one.
 
+A picture bears a mark of ours. In a folder that is there already, pictures with the mark are replaced, the old ones after the
+new ones are written; whatever else is in it stays.
+
 Checked by: tests/codecs/test_saving.py
 """
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,12 @@ from undrift.core import write
 from undrift.errors import DataError
 
 __all__ = ["save_records", "suffixes"]
+
+NUMBERED = re.compile(r"\d+(-.*)?\.png")
+"""Names of our pictures."""
+
+MARK = ("Software", "undrift")
+"""Text in a PNG of ours."""
 
 
 def suffixes(records: Any) -> tuple[str, ...]:
@@ -37,7 +47,8 @@ def save_records(records: Any, file: Path, names: Sequence[Any] | None = None) -
         The file, or the folder.
 
     Raises:
-        DataError: records of this kind are not written with that ending.
+        DataError: records of this kind are not written with that ending, or a picture would take the place of one that was not
+            written by this function.
         OSError: the disk is full or the folder cannot be written; nothing half-written is left.
 
     Checked by: tests/codecs/test_saving.py
@@ -73,14 +84,36 @@ def _pictures(records: Any) -> bool:
 
 
 def _pictures_into(images: np.ndarray, folder: Path, names: Sequence[Any] | None) -> Path:
-    """One PNG a picture, numbered, in a folder made if missing."""
+    """One PNG a picture, numbered, in a folder made if missing; takes the place of the pictures of an earlier call."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    folder.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(images)))
-    for i, image in enumerate(images):
-        name = "" if names is None else "-" + "".join(c if c.isalnum() else "_" for c in str(names[i]))
+    words = [""] * len(images) if names is None else ["-" + _word(names[i]) for i in range(len(images))]
+    files = [folder / f"{i:0{digits}d}{word}.png" for i, word in enumerate(words)]
+    folder.mkdir(parents=True, exist_ok=True)
+    there = [file for file in folder.iterdir() if NUMBERED.fullmatch(file.name) and file.is_file()]
+    old = {file for file in there if _ours(file)}
+    foreign = sorted(set(files) & (set(there) - old))
+    if foreign:
+        raise DataError(f"{foreign[0]} is there already, and no sample written here; give another folder")
+    mark = PngInfo()
+    mark.add_text(*MARK)
+    for file, image in zip(files, images, strict=True):
         out = io.BytesIO()
-        Image.fromarray(image).save(out, "PNG")
-        write(folder / f"{i:0{digits}d}{name}.png", out.getvalue())
+        Image.fromarray(image).save(out, "PNG", pnginfo=mark)
+        write(file, out.getvalue())
+    for file in old.difference(files):
+        file.unlink()
     return folder
+
+
+def _word(name: Any) -> str:
+    """A name as part of a file's name."""
+    return "".join(c if c.isalnum() else "_" for c in str(name))
+
+
+def _ours(file: Path) -> bool:
+    """Whether a PNG bears our mark, which is written right behind its header."""
+    with open(file, "rb") as stream:
+        return "\0".join(MARK).encode() in stream.read(128)

@@ -3,6 +3,8 @@
 A source numbers its records 0..N-1. Training asks for one epoch's row numbers in pieces (`order`), cuts them into batches, and
 takes the records of a batch (`take`). So a source never needs to hold what it reads, and the same generator gives the same
 epoch. The whole of the randomness of `order` comes from the generator that it is given.
+
+Errors call records of arrays and pictures by these numbers, from 0; rows of tables as `undrift.codecs.table` says.
 """
 
 import hashlib

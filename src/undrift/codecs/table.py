@@ -7,9 +7,12 @@ come back, because made-up ones would look like real ones.
 Cells of one value that share an interval of scores (see `undrift.codecs.columns`) are spread over it by a hash of the whole
 record, and equal records by the golden ratio, so a record's state does not depend on its neighbours.
 
+Errors count rows from 1, the header not among them; errors on the separated text itself name the line of the file.
+
 Checked by: tests/codecs/test_table.py
 """
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +24,11 @@ from torch import Tensor
 
 from undrift.codecs.columns import Column, column_from_config
 from undrift.codecs.kinds import guessed
+from undrift.codecs.text import read_text
 from undrift.errors import DataError
 from undrift.typing import State
 
 __all__ = ["Table", "read_table"]
-
-EMPTY_CELLS = ("", "NA", "NaN", "nan", "NULL", "null")
-"""Texts of a file that are read as empty cells; "?" in a column of text is one, too."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 divided by the golden ratio."""
@@ -194,12 +195,12 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
 def read_table(path: str | Path) -> Any:
     """A DataFrame from a file: .csv, .tsv (both also .gz), .parquet.
 
-    A first line of numbers alone is no header: the columns are then named "column 1", "column 2", ... `attrs["name"]` of the
-    frame is the file's name, `attrs["notes"]` says what was done.
+    How text is read is said in `undrift.codecs.text`. `attrs["name"]` of the frame is the file's name, `attrs["notes"]` says
+    what was done.
 
     Raises:
-        DataError: no such file, another ending, an empty or damaged file, another encoding than UTF-8, or a line with more
-            cells than the first; names the line.
+        DataError: no such file, another ending, an empty or damaged file, another encoding than UTF-8, a separator that
+            cannot be told, or a line with more cells than the first; names the line.
 
     Checked by: tests/codecs/test_table.py
     """
@@ -211,19 +212,19 @@ def read_table(path: str | Path) -> Any:
         raise DataError(f"{path} does not exist; give the path of a table")
     if ending not in (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet"):
         raise DataError(f"{path.name} ends in {ending!r}; tables are read from .csv, .tsv (or these with .gz) and .parquet")
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     try:
         if ending == ".parquet":
             frame = pd.read_parquet(path)
         else:
-            frame = _read_text(path, "\t" if ending.startswith(".tsv") else ",", notes)
+            frame, notes = read_text(path)
     except DataError:
         raise
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path.name} is empty; give a table with a header and at least two rows") from error
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read as {ending[1:]} ({error}); save it again") from error
     if len(frame) == 0:
         raise DataError(f"{path.name} holds a header and no rows; give at least two rows")
@@ -232,35 +233,14 @@ def read_table(path: str | Path) -> Any:
     return frame
 
 
-def _read_text(path: Path, separator: str, notes: list[str]) -> Any:
-    """A DataFrame from separated text."""
-    import pandas as pd
-
-    head = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False, skipinitialspace=True)
-    first: Any = pd.to_numeric(head.iloc[0], errors="coerce")
-    bare = bool(first.notna().all())
-    if not bare and head.iloc[0].duplicated().any():
-        twice = head.iloc[0][head.iloc[0].duplicated()].iloc[0]
-        raise DataError(f"{path.name} has two columns {twice!r}; rename one")
-    try:
-        frame = pd.read_csv(
-            path, sep=separator, header=None if bare else 0, keep_default_na=False, na_values=list(EMPTY_CELLS),
-            index_col=False, low_memory=False, skipinitialspace=True,
-        )  # fmt: skip
-    except pd.errors.ParserError as error:
-        cure = "every line needs as many cells as the first; put cells that hold the separator in quotes"
-        raise DataError(f"{path.name}: {str(error).strip()}; {cure}") from error
-    if bare:
-        frame.columns = [f"column {i + 1}" for i in range(frame.shape[1])]
-        notes.append(f"{path.name} has no header; its columns are named 'column 1' to 'column {frame.shape[1]}'")
-    return frame
-
-
 def _checked(frame: Any, least: int = 2) -> str:
     """The table's name; raise DataError unless it is a DataFrame of rows with distinct names."""
     if not hasattr(frame, "columns") or not hasattr(frame, "iloc"):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}; make one by pandas.DataFrame(records)")
     name = frame.attrs.get("name", "the table")
+    if getattr(frame.columns, "nlevels", 1) > 1:
+        flat = "frame.columns = ['_'.join(map(str, names)) for names in frame.columns]"
+        raise DataError(f"{name} has column names of {frame.columns.nlevels} levels; give one name a column: {flat}")
     if len(frame) < least:
         raise DataError(f"{name} has {len(frame)} rows; give at least {least}")
     if not frame.columns.is_unique:

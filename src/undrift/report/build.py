@@ -45,7 +45,7 @@ def report(model: Model, judged: Judged, folder: Path, *, seed: int = 0) -> Path
     page = Page(
         name=folder.name,
         kind=kind,
-        subtitle=f"{model.recipe.data.rows:,} records of {model.recipe.data.path or 'data in memory'}",
+        subtitle=f"{model.recipe.data.rows:,} records of {Path(model.recipe.data.path or 'data in memory').name}",
         evidence=judged.evidence,
         metrics=_metrics(folder / "metrics.jsonl"),
         samples=_rows(judged.samples, by_class),
@@ -86,10 +86,10 @@ def _neighbours(model: Model, judged: Judged) -> Neighbours:
 
 def _trace(model: Model, judged: Judged, seed: int) -> list[tuple[float, Any]]:
     """The way of a few samples from noise."""
-    n = min(4, len(judged.samples))
-    where = None
+    chosen = _some(model, judged)[:4]
+    n, where = len(chosen), None
     if judged.labels is not None and model.conditions is not None:
-        where = {model.conditions.names[0]: [judged.labels[i] for i in _some(model, judged)[:n]]}
+        where = {model.conditions.names[0]: [judged.labels[i] for i in chosen]}
     return [(stop.noise, stop.records) for stop in model.trace(n, where, seed=seed)]
 
 

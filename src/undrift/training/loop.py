@@ -100,11 +100,12 @@ def train(
         device: where to train; with several processes, its kind.
         state: folder of the snapshot, which is gone on with if it is there; None keeps none on disk.
         digest: of what the run is besides settings and seed; a snapshot of another one is refused.
-        every: steps between reports.
+        every: steps between reports; they are counted from the end, so the last one is about `every` whole steps, and the first
+            one about fewer where the budget is no multiple of them.
         levels: where losses by noise level are summed, or None.
 
     Yields:
-        Progress every `every` steps and at the end. A run that was finished yields its last report again.
+        Progress every `every` steps, counted back from the last one. A run that was finished yields its last report again.
 
     Raises:
         NonFiniteError: the loss or a weight became NaN or infinite; names step and cause. The last good state is on disk.
@@ -161,7 +162,7 @@ class _Run:
         self.trainer.net.train()
         self.data = self._batches(self.step)
         while True:
-            if self.since and (self.step % self.every == 0 or self.step == self.steps):
+            if self.since and self.due():
                 report = self.report()
                 if self.step == self.steps:
                     yield report
@@ -175,10 +176,14 @@ class _Run:
             with self.stop:
                 while True:
                     self.one()
-                    if self.step % self.every == 0 or self.step == self.steps:
+                    if self.due():
                         break
             if self.step == self.steps:
                 self.save()
+
+    def due(self) -> bool:
+        """Whether a report is due: counted from the end, so that what is said last is no single step's chance."""
+        return (self.steps - self.step) % self.every == 0
 
     def one(self) -> None:
         """A step, and a snapshot if it is due."""

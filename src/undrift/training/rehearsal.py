@@ -10,6 +10,7 @@ Checked by: tests/training/test_rehearsal.py
 import copy
 import statistics
 import time
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ LONGEST = 20.0
 """Seconds of measuring at most."""
 
 FEWEST = 5
-"""Steps measured at least."""
+"""Steps measured at least, if half the budget allows it."""
 
 FASTER = 0.95
 """bfloat16 is chosen if its step takes at most this share of float32's."""
@@ -63,7 +64,8 @@ def rehearse(
         device: where to train.
 
     Returns:
-        `settings` with `steps` and `precision` filled in, and `accumulate` raised if memory asked for it.
+        `settings` with `steps` and `precision` filled in, and `accumulate` raised if memory asked for it. At least one step,
+        with a UserWarning where one step takes longer than all the minutes.
 
     Raises:
         DataError: no data, or a batch that the processes do not divide.
@@ -86,7 +88,7 @@ def rehearse(
     try:
         chosen = _fastest(stages, group, limit / 2)
         stage = stages[chosen]
-        while seconds is not None and group.first(len(stage.paces) < FEWEST or time.perf_counter() - begun < limit):
+        while seconds is not None and group.first(_more(stage.paces, time.perf_counter() - begun, limit, seconds)):
             stage.step()
         pace = statistics.median(stage.paces or [1.0])
         parts = stage.trainer.accumulate
@@ -98,10 +100,21 @@ def rehearse(
         steps = max(1, round((seconds - (time.perf_counter() - begun)) / pace))
         if settings.epochs is not None:
             steps = min(steps, -(-settings.epochs * len(feed) // settings.batch))
+        if pace > seconds and group.rank == 0:
+            warnings.warn(
+                f"one step takes {pace:.3g} s; {settings.minutes:g} minutes buy {steps} step: give more minutes, a smaller "
+                "network or a smaller batch",
+                stacklevel=2,
+            )
     steps, chosen, parts = group.first((steps, chosen, parts))
     while settings.batch % parts:  # memory may have asked for parts that are not equal
         parts += 1
     return replace(settings, minutes=None, steps=steps, precision=chosen, accumulate=parts)
+
+
+def _more(paces: list[float], spent: float, limit: float, seconds: float) -> bool:
+    """Whether to measure another step: one at least, a few unless they eat up half the budget, more while there is time."""
+    return not paces or spent < limit or (len(paces) < FEWEST and spent < seconds / 2)
 
 
 def _fastest(stages: "dict[str, _Stage]", group: Group, limit: float) -> str:

@@ -1,4 +1,4 @@
-"""How to train: plain numbers, checked once, and the learning rate that follows from them.
+"""How to train: plain numbers, checked once for kind and range, and the learning rate that follows from them.
 
 A budget in minutes is a wish; `rehearse` turns it into steps before the first one, so that a run repeated or gone on with is
 the same run.
@@ -8,6 +8,8 @@ Checked by: tests/training/test_loop.py
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 from undrift.errors import DataError
 
@@ -34,17 +36,26 @@ _RANGES = {
 _OPEN = ("minutes", "decay", "clip", "average")
 """Settings whose lower end is left out."""
 
+_WHOLE = ("steps", "epochs", "batch", "warmup", "accumulate")
+"""Settings that count something."""
+
+_OPTIONAL = ("minutes", "steps", "epochs")
+"""Settings that may be None."""
+
+_SWITCHES = ("flips", "compile", "checkpoint")
+"""Settings that are on or off."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """How to train.
 
     Attributes:
-        minutes: budget of wall-clock time, or None if `steps` is given.
-        steps: budget in optimiser steps, or None.
+        minutes: budget of wall-clock time, a number, or None if `steps` is given.
+        steps: budget in optimiser steps, a whole number, or None.
         epochs: at most so many passes over the data for a budget in minutes, which a small table would spend on learning its
             records by heart; None for no limit.
-        batch: samples per step, over all processes.
+        batch: samples per step, a whole number, over all processes.
         learning_rate: peak of AdamW's rate.
         warmup: steps of linear rise.
         decay: share of the budget, at its end, over which the rate falls to zero along a cosine.
@@ -59,36 +70,41 @@ class Settings:
         average: exponent gamma of the moving average, see `Ema`.
         snapshot: seconds between snapshots.
 
+    Whole numbers may be given as 16.0, any number as NumPy's: kept are plain int and float, which a recipe can hold.
+
     Raises:
-        DataError: not exactly one budget, or a number out of its range.
+        DataError: not exactly one budget, or a value of another kind or out of its range.
+
+    Checked by: tests/training/test_settings.py
     """
 
-    minutes: float | None = None
-    steps: int | None = None
-    epochs: int | None = None
-    batch: int = 64
-    learning_rate: float = 6e-3
-    warmup: int = 100
-    decay: float = 1.0
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    label_dropout: float = 0.1
-    flips: bool = False
-    accumulate: int = 1
-    precision: str = "auto"
-    compile: bool = False
-    checkpoint: bool = False
-    average: float = 13.0
-    snapshot: float = 30.0
+    # Users write these, so their kinds are checked below, with words, and not by annotations.
+    minutes: Any = None
+    steps: Any = None
+    epochs: Any = None
+    batch: Any = 64
+    learning_rate: Any = 6e-3
+    warmup: Any = 100
+    decay: Any = 1.0
+    weight_decay: Any = 0.01
+    clip: Any = 1.0
+    label_dropout: Any = 0.1
+    flips: Any = False
+    accumulate: Any = 1
+    precision: Any = "auto"
+    compile: Any = False
+    checkpoint: Any = False
+    average: Any = 13.0
+    snapshot: Any = 30.0
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
             raise DataError("training needs exactly one budget: minutes= or steps=")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= high and (value > low or name not in _OPEN)):
-                bracket = "(" if name in _OPEN else "["
-                raise DataError(f"training setting {name} must lie in {bracket}{low:g}, {high:g}], got {value:g}")
+        for name in _RANGES:
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise DataError(f"training setting {name} must be True or False, got {getattr(self, name)!r}")
         if self.precision not in PRECISIONS:
             raise DataError(f"precision={self.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         if self.batch % self.accumulate:
@@ -111,3 +127,17 @@ class Settings:
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         done = (step / self.steps - 1 + self.decay) / self.decay
         return self.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+
+def _number(name: str, value: Any) -> int | float | None:
+    """The value as a plain number, checked."""
+    if value is None and name in _OPTIONAL:
+        return None
+    whole, (low, high) = name in _WHOLE, _RANGES[name]
+    if not isinstance(value, Real) or isinstance(value, bool) or (whole and not float(value).is_integer()):
+        raise DataError(f"training setting {name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    number = int(value) if isinstance(value, Integral) or whole else float(value)
+    if not (low <= number <= high and math.isfinite(number) and (number > low or name not in _OPEN)):
+        start, end = "(" if name in _OPEN else "[", ")" if high == math.inf else "]"
+        raise DataError(f"training setting {name} must lie in {start}{low:g}, {high:g}{end}, got {number:g}")
+    return number
