@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import undrift as ud
-from undrift import evaluation, fitting
+from undrift import evaluation, records
 from undrift.errors import DataError
 from undrift.report.build import report
 
@@ -36,7 +36,7 @@ def judged(model, frame):
 
 
 def test_held_out_records_are_those_that_training_never_saw(judged, frame):
-    held = fitting.held_out_rows(800, 200, seed=2)
+    held = records.held_out_rows(800, 200, seed=2)
     assert sorted(judged.held_out.index) == held.tolist()
     assert not set(judged.train.index) & set(held)
     assert len(judged.train) == 600
@@ -64,7 +64,7 @@ def test_the_page_holds_the_figures_and_the_schema(model, judged, tmp_path):
 def test_a_model_fitted_on_everything_cannot_be_judged(frame):
     with pytest.raises(DataError, match=r"0 of 800 records were kept.* fit with held_out=0\.12"):
         ud.evaluate(ud.fit(frame, held_out=0, **TINY), frame)
-    with pytest.raises(DataError, match="25 of 50 records were kept.*or gather more"):
+    with pytest.raises(DataError, match=r"25 of 50 records were kept.*or gather more"):
         ud.evaluate(ud.fit(frame[:50], held_out=0.5, **TINY), frame[:50])
 
 

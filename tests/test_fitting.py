@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import undrift as ud
-from undrift import fitting
+from undrift import records
 from undrift.errors import CheckpointError, DataError, LabelError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +59,12 @@ def test_a_recipe_repeats_its_run_bit_for_bit(run):
 
 
 def test_streamed_data_train_the_same_weights(file, run, monkeypatch):
-    monkeypatch.setattr(fitting, "IN_MEMORY", 0)
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
     torch.testing.assert_close(weights(ud.fit(file, seed=1, **TINY)), weights(run[1]), rtol=1e-5, atol=1e-6)
 
 
 def test_held_out_rows_are_never_trained_on(file):
-    held = fitting.held_out_rows(700, 100, seed=4)
+    held = records.held_out_rows(700, 100, seed=4)
     spoiled = VECTORS.copy()
     spoiled[held] = VECTORS[0]  # whatever stands there, the weights are the same
     network = {k: v for k, v in TINY.items() if k != "training"}
@@ -203,10 +203,6 @@ def test_a_kill_between_the_two_files_of_a_model_loses_nothing(run, tmp_path):
 
 
 def test_streaming_holds_little(file, monkeypatch):
-    monkeypatch.setattr(fitting, "MEASURED", 1200)
-    example = fitting._example(fitting._feed(ud.codecs.open_data(file), ud.codecs.open_data(file).codec, None, np.array([3])), FLAT)
-    assert len(example) == 256
-
-
-class FLAT:
-    event_shape = (3,)
+    monkeypatch.setattr(records, "MEASURED", 1200)
+    opened = ud.codecs.open_data(file)
+    assert len(records.example_of(records.feed_of(opened, opened.codec, None, np.array([3])), opened.codec)) == 256

@@ -19,9 +19,9 @@ from undrift import evidence
 from undrift.errors import DataError
 from undrift.evidence.columns import compare_columns
 from undrift.evidence.cost import cost
-from undrift.fitting import held_out_rows, reopen
 from undrift.gaussian import DPMSolverPP
 from undrift.model import Model
+from undrift.records import held_out_rows, reopen
 
 __all__ = ["Judged", "evaluate"]
 

@@ -8,8 +8,6 @@ recipe and the data, and a run that was killed goes on from its last snapshot to
 Checked by: tests/test_fitting.py
 """
 
-import difflib
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,29 +15,23 @@ from dataclasses import asdict, replace
 from pathlib import Path as File
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from undrift import gaussian, schedules
-from undrift.codecs import open_data
-from undrift.codecs.conditions import Conditions
-from undrift.codecs.kept import Kept
-from undrift.codecs.opening import Opened
 from undrift.core import write
 from undrift.defaults import defaults, hiding_noise
 from undrift.errors import CheckpointError, DataError
 from undrift.model import Model, channels_last, load
 from undrift.recipes import Data, Part, Recipe, settings
+from undrift.records import conditions_of, example_of, feed_of, held_count, held_out_rows, opened_data, reopen
 from undrift.training import (
     Ema,
     Feed,
-    Held,
     Levels,
     Metrics,
     Progress,
     Settings,
-    Streamed,
     forked,
     is_main,
     rehearse,
@@ -49,16 +41,7 @@ from undrift.training import (
 from undrift.training.group import Group
 from undrift.training.progress import show
 
-__all__ = ["best_device", "fit", "held_out_rows", "reopen", "repeat"]
-
-IN_MEMORY = 1 << 30
-"""Bytes of encoded data up to which they are kept in memory; larger sources are streamed."""
-
-MEASURED = 1 << 27
-"""Bytes of encoded records that scale and spectrum are measured on."""
-
-READING = ("kind", "kinds", "size", "channels", "key", "skip_bad")
-"""Options of `codecs.open_data`."""
+__all__ = ["best_device", "fit", "folder_of", "repeat"]
 
 
 def fit(
@@ -118,7 +101,7 @@ def fit(
     codec = opened.codec if parent is None else parent.codec
     conditions = conditions_of(opened, codec, condition) if parent is None else parent.conditions
     rows, digest = len(opened.source), opened.source.digest()
-    held, split = _held(rows, held_out), seed
+    held, split = held_count(rows, held_out), seed
     if parent is not None and parent.recipe.data.digest == digest:  # what the parent was not shown stays unseen, and no more
         held, split = parent.recipe.data.held_out, parent.recipe.data.split
     if progress:
@@ -128,8 +111,8 @@ def fit(
             else "none: with every record trained on, evaluate has none to judge by"
         )
         tell([*opened.describe(), *(() if conditions is None else conditions.describe()), ("held out", kept)])
-    feed = _feed(opened, codec, conditions, held_out_rows(rows, held, split))
-    example = _example(feed, codec)
+    feed = feed_of(opened, codec, conditions, held_out_rows(rows, held, split))
+    example = example_of(feed, codec)
     data_std = float(example.square().mean().sqrt()) if parent is None else parent.recipe.data_std  # about zero, as noise is
     chosen = defaults(codec, len(feed), () if conditions is None else conditions.columns)
     plan = Recipe(
@@ -192,7 +175,7 @@ def repeat(
         raise CheckpointError(f"{file} cannot be read ({error.strerror}); give the recipe.json of a run") from error
     opened = reopen(plan, data, labels)
     codec, conditions = plan.build_codec(), plan.build_conditions()
-    feed = _feed(opened, codec, conditions, held_out_rows(plan.data.rows, plan.data.held_out, plan.data.split))
+    feed = feed_of(opened, codec, conditions, held_out_rows(plan.data.rows, plan.data.held_out, plan.data.split))
     parent = None
     if plan.start is not None:
         parent = load(plan.start) if File(plan.start).is_dir() else None
@@ -202,7 +185,7 @@ def repeat(
     if folder != file.parent:
         _new_run(folder)
         plan = plan.model_copy(update={"measured": {}})
-    return _run(plan, feed, spectrum(_example(feed, codec)), folder, place, progress, parent)
+    return _run(plan, feed, spectrum(example_of(feed, codec)), folder, place, progress, parent)
 
 
 def folder_of(recipe: File, out: str | File | None) -> File:
@@ -211,57 +194,6 @@ def folder_of(recipe: File, out: str | File | None) -> File:
         return File(out)
     finished = (recipe.parent / "model.safetensors").exists()
     return recipe.parent.resolve().with_name(recipe.parent.resolve().name + "-again") if finished else recipe.parent
-
-
-def reopen(plan: Recipe, data: Any = None, labels: Any = None) -> Opened:
-    """The data of a recipe, checked to be what they were.
-
-    Raises:
-        DataError: they were given in memory and are not given again, are gone, or have changed.
-    """
-    if data is None and plan.data.path is None:
-        raise DataError("this run was fitted on records in memory; give them again: data=, and labels= if there were any")
-    where = (plan.data.path, plan.data.labels) if data is None else (data, labels)
-    opened = opened_data(*where, plan.data.reading)
-    if opened.source.digest() != plan.data.digest:
-        raise DataError(
-            f"{opened.source.name} is not what this run was fitted on ({plan.data.rows} records then, {len(opened.source)} "
-            "now); bring the data back, or fit anew"
-        )
-    return opened
-
-
-def held_out_rows(rows: int, held: int, seed: int) -> np.ndarray:
-    """The rows that are kept from training, ascending: the same for the same numbers."""
-    stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed & (2**63 - 1), 0x4E1D])))
-    return np.sort(stream.permutation(rows)[:held])
-
-
-def conditions_of(opened: Opened, codec: Any, condition: str | Sequence[str] | None) -> Conditions | None:
-    """What may be asked for: columns of a table, or the class."""
-    names = [condition] if isinstance(condition, str) else list(condition or ())
-    if opened.kind == "table":
-        return Conditions.of_table(codec, names) if names else None
-    if names and names != ["class"]:
-        raise DataError(
-            f"condition={names} names columns, and {opened.source.name} is no table; its one condition is the class"
-        )
-    return None if opened.labels is None else Conditions.of_labels("class", opened.labels)
-
-
-def opened_data(data: Any, labels: Any, reading: Mapping[str, Any] | None) -> Opened:
-    """`codecs.open_data` with options from a mapping.
-
-    Raises:
-        DataError: an option that it does not know.
-    """
-    options = dict(reading or {})
-    for name in options:
-        if name not in READING:
-            close = difflib.get_close_matches(name, READING, 1)
-            meant = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(READING)}"
-            raise DataError(f"{name!r} is no option for reading data{meant}")
-    return open_data(data, labels, **options)
 
 
 def place_of(device: str | torch.device | None) -> torch.device:
@@ -286,57 +218,6 @@ def _alone(what: str, options: Mapping[str, Any]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise DataError(f"{what} says {', '.join(given)} already; leave out {', '.join(f'{name}=' for name in given)}")
-
-
-def _held(rows: int, share: float | None) -> int:
-    """How many records are kept from training."""
-    if share is not None:
-        return max(0, min(round(rows * share), rows - 2))
-    return min(max(rows // 10, 100), 10000) if rows >= 500 else 0
-
-
-def _feed(opened: Opened, codec: Any, conditions: Conditions | None, held: np.ndarray) -> Feed:
-    """Batches for training: in memory where they fit."""
-    source = Kept(opened.source, held) if len(held) else opened.source
-    if len(opened.source) * math.prod(codec.event_shape) * 4 > IN_MEMORY:
-        return Streamed(source, codec, conditions)
-    rows = np.setdiff1d(np.arange(len(opened.source)), held)
-    parts, conds = [], []
-    for some in np.array_split(rows, max(1, math.ceil(len(rows) / 4096))):
-        records = source.take(some)
-        parts.append(codec.encode(records))
-        if conditions is not None:
-            conds.append(conditions.of(records if opened.labels is None else [opened.labels[i] for i in some]))
-    return _Encoded(source, rows, Held(torch.cat(parts), torch.cat(conds) if conds else None))
-
-
-class _Encoded:
-    """Records encoded once and kept, in the source's own order and numbers: the same run as one that streams them."""
-
-    ahead = 0
-
-    def __init__(self, source: Any, rows: np.ndarray, held: Held):
-        self.source, self.rows, self.held = source, rows, held
-
-    def __len__(self) -> int:
-        return len(self.held)
-
-    def order(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        return self.source.order(rng)
-
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        return self.held.batch(np.searchsorted(self.rows, rows))
-
-
-def _example(feed: Feed, codec: Any) -> Tensor:
-    """Encoded records to measure scale and spectrum on, at most `MEASURED` bytes of them."""
-    most = max(256, MEASURED // (4 * math.prod(codec.event_shape)))
-    rows: list[np.ndarray] = []
-    for piece in feed.order(np.random.Generator(np.random.Philox(0))):
-        rows.append(piece)
-        if sum(map(len, rows)) >= most:
-            break
-    return feed.batch(np.concatenate(rows)[:most])[0]
 
 
 def _budget(default: Mapping[str, Any], given: Mapping[str, Any] | Settings | None, minutes: float | None) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def test_pictures_come_as_png_with_the_way_they_came(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(f.name for f in (tmp_path / "runs/shades/samples").iterdir()) == ["0-0.png", "1-1.png", "2-2.png"]
     assert (tmp_path / "way.png").read_bytes().startswith(b"\x89PNG")
+    np.save(tmp_path / "one.npy", images[:1])
+    command = ["sample", "runs/shades", "-n", 2, "--like", "one.npy", "--strength", 0.3, "--steps", 4, "--out", "near.npy"]
+    done = undrift(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "near.npy").shape == (2, 6, 5)
 
 
 def test_evidence_and_report(home):

@@ -366,6 +366,9 @@ def test_a_digest_reads_both_ends_of_every_file(tmp_path, monkeypatch, place, se
     content[place] ^= 1
     file.write_bytes(content)
     assert (digest() != short) == seen
+    cut = digest()
+    file.write_bytes(content[:100] + bytes(7) + content[100:])  # between the ends
+    assert digest() != cut
     file.unlink()
     with pytest.raises(DataError, match=r"b\.npy cannot be read"):
         digest()

@@ -1,6 +1,7 @@
 """Data of every form are recognised and come back from their codec; what cannot be opened is refused with its cure."""
 
 import gzip
+import inspect
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from undrift.codecs import Arrays, Images, InMemory, MemoryMapped, Opened, Source, Table, open_data
+from undrift.codecs.opening import READING, check_reading
 from undrift.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -260,9 +262,9 @@ def test_one_record_is_enough_where_that_is_said(tmp_path):
         opened = open_data(tmp_path / name, least=1)
         assert (len(opened.source), opened.kind, opened.codec) == (1, kind, None)
         assert opened.describe()[-1] == ("kind", kind)
-        with pytest.raises(DataError, match="holds 1 .*give at least 2"):
+        with pytest.raises(DataError, match=r"holds 1 .*give at least 2"):
             open_data(tmp_path / name)
-    assert open_data(np.zeros((3, 4)), least=1).codec is not None
+    assert len(open_data(np.zeros((3, 4)), least=1).source) == 3  # nothing to learn from, but to be changed
 
 
 def test_bad_values_are_named_by_their_row(tmp_path):

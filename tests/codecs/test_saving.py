@@ -38,6 +38,7 @@ def test_pictures_of_an_earlier_call_are_replaced_and_nothing_else(tmp_path):
     Image.fromarray(images[0]).save(folder / "7.png")  # numbered, and not ours
     save_records(images[5:7], folder)
     assert sorted(file.name for file in folder.iterdir()) == ["0.png", "1.png", "7.png", "notes.txt"]
+    save_records(images[5:7], folder)  # the same names again
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "1.png")), images[6])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from undrift.codecs.cells import decimal_commas, perhaps_thousands
 from undrift.codecs.table import Table, read_table
-from undrift.errors import DataError
+from undrift.errors import DataError, LabelError
 
 
 def written(tmp_path, text, name="t.csv"):
@@ -96,12 +96,23 @@ def test_codes_keep_their_zeros_wherever_they_are(tmp_path, name):
     rows[2900] = "00697,2900,007.25"
     text = "zip,n,x\n" + "\n".join(rows) + "\n"
     frame = written(tmp_path, text.replace(",", "\t") if name == "t.tsv" else text, name)
-    assert frame["zip"].iloc[2900] == "00697" and frame["zip"].iloc[0] == "10000"
-    assert frame["n"].dtype.kind == "i" and frame["x"].iloc[2900] == 7.25
+    assert frame["zip"].iloc[2900] == "00697"
+    assert frame["zip"].iloc[0] == "10000"
+    assert frame["n"].dtype.kind == "i"
+    assert frame["x"].iloc[2900] == 7.25
     table = Table.guess(frame)
     assert table.column("zip").kind == "category"
     assert ("note", "column 'zip' holds codes such as '00697', so it is text") in table.describe()
     assert Table.guess(frame, {"zip": "integer"}).column("zip").kind == "integer"
+
+
+def test_a_later_file_without_leading_zeros_has_the_same_codes(tmp_path):
+    table = Table.guess(written(tmp_path, "zip,x\n" + "00697,1\n12345,2\n54321,4\n" * 4))
+    later = written(tmp_path, "zip,x\n54321,4\n12345,2\n")
+    assert later["zip"].dtype.kind == "i"
+    assert table.column("zip").parse(later["zip"]).tolist() == [2, 1]
+    with pytest.raises(LabelError, match=r"unknown level '697'.*did you mean '00697'"):
+        table.encode(written(tmp_path, "zip,x\n697,1\n12345,2\n"))
 
 
 @pytest.mark.parametrize("cell", ["0", "0.5", "-0.25", "10", "0e1"])

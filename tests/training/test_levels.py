@@ -1,8 +1,10 @@
 """Noise levels and their yardsticks, against exact denoisers."""
 
 import math
+import weakref
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -194,6 +196,39 @@ def test_the_spectrum_is_that_of_the_covariance(event):
     torch.testing.assert_close(one, truth, rtol=0, atol=close * float(truth.max()))
     torch.testing.assert_close(streamed, truth, rtol=0, atol=close * float(truth.max()))
     assert float(one.sum()) == pytest.approx(float(truth.sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [6, 40])
+def test_batches_are_let_go(d, monkeypatch):
+    """Of 50 batches at most the first, the present and the next are held; of 40 numbers, as if many, rows are copied."""
+    import undrift.training.levels as module
+
+    monkeypatch.setattr(module, "_DENSE", 10)
+    monkeypatch.setattr(module, "_LEADING", 20)
+    monkeypatch.setattr(module, "_PIECE", 13 * d)  # batches of 30 are summed in three pieces
+    data = np.random.default_rng(0).normal(size=(1500, d)).astype(np.float32)
+    kept: weakref.WeakSet[Store] = weakref.WeakSet()
+    held = []
+
+    def batches():
+        for part in np.split(data, 50):
+            store = part.copy().view(Store)
+            kept.add(store)
+            yield torch.from_numpy(store)
+            del store
+            held.append(len(kept))
+
+    found = spectrum(batches())
+    assert len(held) == 50
+    assert max(held) <= 3
+    assert float(found.sum()) == pytest.approx(float(np.trace(np.cov(data.T))), rel=1e-6)
+
+
+class Store(np.ndarray):
+    """Memory of a batch, which can be watched."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
 
 def test_a_large_spectrum_keeps_its_trace_and_its_leading_part(monkeypatch):

@@ -40,8 +40,8 @@ def fit(
     except KeyboardInterrupt:  # here, because the command line's library would end without a word
         if is_main():
             saved = (folder / "state" / "snapshot.safetensors").exists()
-            cure = f"what was learned is saved; go on with: undrift fit {folder}/recipe.json" if saved else "nothing was learned yet"
-            print(f"undrift: stopped; {cure}", file=sys.stderr)
+            cure = f"what was learned is saved; go on with: undrift fit {folder}/recipe.json"
+            print(f"undrift: stopped; {cure if saved else 'nothing was learned yet'}", file=sys.stderr)
         raise SystemExit(130) from None
     if not is_main():
         return
@@ -93,7 +93,7 @@ def sample(
     n = 16 if n is None else n
     records = None
     if like is not None:
-        source = open_data(str(like), False if model.conditions is not None else None, **model.recipe.data.reading).source
+        source = open_data(str(like), False, **model.recipe.data.reading, least=1).source
         records = source.take(_rows(len(source), n))
     states = model.states(
         n, asked if len(asked) else None, scale=scale, steps=steps, seed=seed, like=records,
@@ -176,7 +176,8 @@ def _where_file(file: Path, model: Any) -> Any:
     names = () if model.conditions is None else model.conditions.names
     known = [name for name in frame.columns if name in names]
     if not known:
-        raise LabelError(f"{file} has the columns {list(frame.columns)}; this model may be asked for {', '.join(map(str, names))}")
+        may = ", ".join(map(str, names)) or "nothing"
+        raise LabelError(f"{file} has the columns {list(frame.columns)}; this model may be asked for {may}")
     return frame[known]
 
 

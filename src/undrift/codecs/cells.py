@@ -15,6 +15,7 @@ __all__ = [
     "EMPTY",
     "decimal_commas",
     "empty_cells",
+    "iso",
     "lattice",
     "microseconds",
     "numbers",
@@ -100,6 +101,11 @@ def microseconds(series: Any, format: str | None, name: Any) -> np.ndarray:
         series = series.dt.tz_convert(None)
     cells = series.to_numpy().astype("M8[us]").astype(np.int64).astype(np.float64)
     return np.where(gone, np.nan, cells)
+
+
+def iso(microseconds: float) -> str:
+    """A date as ISO text."""
+    return str(np.datetime64(int(microseconds), "us")).removesuffix(".000000").removesuffix("T00:00:00")
 
 
 def decimal_commas(texts: Iterable[Any]) -> np.ndarray:

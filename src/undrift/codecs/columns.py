@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from undrift.codecs.cells import empty_cells, lattice, microseconds, numbers
+from undrift.codecs.cells import empty_cells, iso, lattice, microseconds, numbers
 from undrift.codecs.scores import Quantiles
 from undrift.errors import DataError, LabelError
 
@@ -149,8 +149,7 @@ class Number:
         """The column that `config` describes."""
         knots = config["quantiles"]
         values, low, high = (tuple(knots[key]) for key in ("values", "low", "high"))
-        quantiles = Quantiles(values, low, high, knots["count"])
-        return Number(**{**config, "quantiles": quantiles})
+        return Number(**{**config, "quantiles": Quantiles(values, low, high, knots["count"])})
 
 
 @dataclass(frozen=True)
@@ -295,6 +294,8 @@ class Category:
     def parse(self, series: Any) -> np.ndarray:
         """Cells as indices of levels, as float64, shape (N,); an empty cell is the last one.
 
+        Where levels are text, whole numbers stand for their digits: a file without any "01234" has its codes read as numbers.
+
         Raises:
             LabelError: a level that the model does not know.
             DataError: an empty cell in a column that had none.
@@ -302,6 +303,8 @@ class Category:
         import pandas as pd
 
         gone = empty_cells(series)
+        if series.dtype.kind in "iu" and all(isinstance(level, str) for level in self.levels):
+            series = series.astype(str)
         codes = pd.Index(list(self.levels), dtype=object).get_indexer(series.astype(object).where(~gone, None)).astype(float)
         strange = (codes < 0) & ~gone
         if strange.any():
@@ -395,8 +398,3 @@ def _unforeseen(name: Any, gone: np.ndarray) -> DataError:
 def empties(share: float) -> str:
     """Empty cells in words."""
     return f", {100 * share:.3g} % empty" if share else ""
-
-
-def iso(microseconds: float) -> str:
-    """A date as ISO text."""
-    return str(np.datetime64(int(microseconds), "us")).removesuffix(".000000").removesuffix("T00:00:00")

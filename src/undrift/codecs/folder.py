@@ -348,7 +348,9 @@ class PictureFolder:
             try:
                 size, content = _ends(self.file(i), length)
             except OSError as error:
-                raise DataError(f"{self.file(i)} cannot be read ({error.strerror}); put it back, or open the folder anew") from error
+                raise DataError(
+                    f"{self.file(i)} cannot be read ({error.strerror}); put it back, or open the folder anew"
+                ) from error
             label = None if self._labels is None else self._labels[i]
             digest.update(f"{name} {size} {label!r}\n".encode("utf-8", "surrogateescape") + content)
         return digest.hexdigest()

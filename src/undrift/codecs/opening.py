@@ -57,7 +57,7 @@ class Opened:
     Attributes:
         source: where records are read from.
         kind: "images", "array" or "table".
-        codec: records <-> states, guessed from the records; None where there is a single record, which tells nothing.
+        codec: records <-> states, guessed from the records; None where they were opened with `least=1`.
         labels: one a record, or None.
     """
 
@@ -120,7 +120,7 @@ def open_data(
         channels: of pictures in a folder 1, 3 or 4; "first" or "last" reads an array as measurements with such an axis.
         key: name of the array in a .npz.
         skip_bad: leave out pictures that cannot be decoded.
-        least: how many records there must be: 2 to learn from, 1 to have them changed by a model.
+        least: how many records there must be: 2 to learn from; 1 to have them changed by a model, no codec is guessed then.
 
     Returns:
         The source, what it was recognised as, the codec that fits, and the labels.
@@ -167,7 +167,7 @@ def _opened_array(source: Any, kind: str | None, channels: Any, least: int, pict
         kind = "images" if channels is None and looks else "array"
     if kind == "images" and channels is not None:
         raise DataError(f"channels={channels!r} is for arrays; images of shape (N, H, W, C) have their channels last")
-    if len(source) == 1:
+    if least < 2:
         return Opened(source, kind, None, source.labels)
     if kind == "images":
         return Opened(source, kind, Images.guess(records, rows), source.labels)
@@ -186,7 +186,7 @@ def _opened_table(source: Any, labels: Any, kind: str | None, options: dict[str,
         raise DataError("labels= is for pictures and arrays; put a table's labels in a column and name that as the condition")
     if len(source) < least:
         raise DataError(f"{source.name} holds {len(source)} rows; give at least {least}")
-    if len(source) == 1:
+    if least < 2:
         return Opened(source, "table", None, None)
     records = source.records if isinstance(source, InMemory) else source.look()
     return Opened(source, "table", Table.guess(records, options["kinds"]), None)

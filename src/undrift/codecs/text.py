@@ -18,11 +18,12 @@ Checked by: tests/codecs/test_text.py
 
 import csv
 import gzip
-import re
 import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from undrift.codecs.cells import EMPTY, decimal_commas, perhaps_thousands, with_points
 from undrift.codecs.kinds import reads_as_numbers
@@ -58,20 +59,22 @@ def read_text(path: Path) -> tuple[Any, tuple[str, ...]]:
     """
     import pandas as pd
 
+    read: Any = pd.read_csv
     usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     separator = _separator(path, usual)
     notes = [] if separator == usual else [f"{path.name} is separated by {separator!r}"]
     options: dict[str, Any] = {"sep": separator, "keep_default_na": False, "skipinitialspace": True}
-    first = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]
+    first = read(path, header=None, nrows=1, dtype=str, **options).iloc[0]
     points: Any = first if separator == "," else with_points(first)
-    bare = bool(pd.to_numeric(points, errors="coerce").notna().all())
+    values: Any = pd.to_numeric(points, errors="coerce")
+    bare = bool(values.notna().all())
     if not bare and first.duplicated().any():
         raise DataError(f"{path.name} has two columns {first[first.duplicated()].iloc[0]!r}; rename one")
     options |= {"header": None if bare else 0, "na_values": list(EMPTY_CELLS), "index_col": False, "low_memory": False}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop the cells that are too many
-            frame = pd.read_csv(path, **options)
+            frame = read(path, **options)
     except pd.errors.ParserWarning as error:
         line, cells = _surplus(path, separator, len(first))
         raise DataError(f"{path.name}: line {line} has {cells} cells, and the first line has {len(first)}; {CURE}") from error
@@ -130,13 +133,16 @@ def _surplus(path: Path, separator: str, width: int) -> tuple[int, int]:
 
 
 def _keep_codes(frame: Any, path: Path, separator: str, options: dict[str, Any], notes: list[str]) -> None:
-    """Bring back the text of columns of codes, which were read as numbers."""
+    """Bring back the text of columns of codes, which were read as whole numbers (or floating ones, where cells are empty)."""
     import pandas as pd
 
-    numbers = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind in "iuf"]
+    kinds = [dtype.kind for dtype in frame.dtypes]
+    whole = [kind in "iu" or (kind == "f" and bool((frame.iloc[:, i].dropna() % 1 == 0).all())) for i, kind in enumerate(kinds)]
+    numbers = [i for i, fits in enumerate(whole) if fits]
     if not numbers or not _leading_zeros(path, separator):
         return
-    raw = pd.read_csv(path, **{**options, "dtype": str, "usecols": numbers})
+    read: Any = pd.read_csv
+    raw = read(path, **(options | {"dtype": str, "usecols": numbers}))
     for place, i in enumerate(numbers):
         cells, name = raw.iloc[:, place], frame.columns[i]
         codes = cells.str.fullmatch(r"\s*0\d+\s*").fillna(False).to_numpy(dtype=bool)
@@ -147,14 +153,17 @@ def _keep_codes(frame: Any, path: Path, separator: str, options: dict[str, Any],
 
 def _leading_zeros(path: Path, separator: str) -> bool:
     """Whether any cell may begin with a zero and a digit: one quick pass over the bytes."""
-    pattern = re.compile(rb'(?:^|[\n\r"' + re.escape(separator).encode() + rb"])[ \t]*0[0-9]")
+    opens = np.zeros(256, dtype=bool)
+    opens[list(f'{separator}\n\r\t "'.encode())] = True  # what may stand before a cell
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    tail = b""
+    tail = b"\n"
     with opener(path, "rb") as stream:
         while block := stream.read(BLOCK):
-            if pattern.search(tail + block):
+            text = np.frombuffer(tail + block, dtype=np.uint8)
+            digit = text[2:] - np.uint8(48) < 10  # bytes below "0" wrap to large ones
+            if (opens[text[:-2]] & (text[1:-1] == 48) & digit).any():
                 return True
-            tail = block[-64:]
+            tail = (tail + block)[-2:]
     return False
 
 

@@ -7,9 +7,9 @@ With the centred data as rows of a matrix C of N rows, and w a vector of N stand
 is a draw from exactly the Gaussian of the data's mean and (unbiased) covariance: no covariance is formed. Where there are more
 rows than coordinates, R of C = QR serves in the place of C, with as many numbers as coordinates.
 
-Where classes are given, each has its own Gaussian. A class of fewer than five points, which say next to nothing of a covariance,
-has its own mean and the covariance of all; one without any has the mean of all, too. A model that is not closer to data than this one has learned no more than
-means and correlations.
+Where classes are given, each has its own Gaussian. A class of fewer than five points, which say next to nothing of a
+covariance, has its own mean and the covariance of all; one without any has the mean of all, too. A model that is not closer to
+data than this one has learned no more than means and correlations.
 
 Checked by: tests/evidence/test_baseline.py
 """

@@ -44,6 +44,9 @@ _SUBSET = 2048
 _LEADING = 256
 """Leading directions that are measured one by one there."""
 
+_PIECE = 1 << 22
+"""Numbers that are summed at once: 32 MiB in float64."""
+
 _TIMES = 8192
 """Times that the law is laid out in, once, to find the bins and the yardsticks of each."""
 
@@ -222,11 +225,15 @@ def spectrum(data: Any) -> Tensor:
     Returns:
         Shape (d,), float64, ascending, >= 0.
 
+    Memory: batches are summed up as they come, 32 MiB at a time, and let go, so N may be anything. Beside two batches there are
+    a few d x d matrices up to 4096 numbers a record, and beyond, twice the 2048 records that are kept, in float32.
+
     Raises:
         DataError: fewer than two records.
 
     Checked by: tests/training/test_levels.py::test_the_spectrum_is_that_of_the_covariance,
-        tests/training/test_levels.py::test_a_large_spectrum_keeps_its_trace_and_its_leading_part
+        tests/training/test_levels.py::test_a_large_spectrum_keeps_its_trace_and_its_leading_part,
+        tests/training/test_levels.py::test_batches_are_let_go
     """
     batches = _flat(data)
     first = next(batches, None)
@@ -257,7 +264,9 @@ def spectrum(data: Any) -> Tensor:
         covariance = (products - count * torch.outer(mean, mean).to(dtype)) / (count - 1)
         values = torch.linalg.eigvalsh(covariance).double().clamp_min(0)  # rounding makes a zero negative
         return values * (trace / float(values.sum()))
-    return _leading(torch.cat(kept) - mean.float(), d, trace)
+    rows = torch.cat(kept)
+    kept.clear()
+    return _leading(rows.sub_(mean.float()), d, trace)
 
 
 def _leading(rows: Tensor, d: int, trace: float) -> Tensor:
@@ -272,10 +281,13 @@ def _leading(rows: Tensor, d: int, trace: float) -> Tensor:
 
 
 def _flat(data: Any) -> Iterator[Tensor]:
-    parts: Iterable[Tensor] = data.split(4096) if isinstance(data, Tensor) else data
+    """Batches as matrices, in pieces."""
+    parts: Iterable[Tensor] = [data] if isinstance(data, Tensor) else data
     for part in parts:
         if len(part):
-            yield part.detach().flatten(1).cpu()
+            flat = part.detach().flatten(1)
+            for piece in flat.split(max(1, _PIECE // flat.shape[1])):
+                yield piece.cpu()
 
 
 def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ Checked by: tests/training/test_loop.py
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from undrift.errors import DataError
@@ -134,10 +134,10 @@ def _number(name: str, value: Any) -> int | float | None:
     if value is None and name in _OPTIONAL:
         return None
     whole, (low, high) = name in _WHOLE, _RANGES[name]
-    if not isinstance(value, Real) or isinstance(value, bool) or (whole and not float(value).is_integer()):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    if number is None or (whole and not number.is_integer()):
         raise DataError(f"training setting {name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    number = int(value) if isinstance(value, Integral) or whole else float(value)
     if not (low <= number <= high and math.isfinite(number) and (number > low or name not in _OPEN)):
         start, end = "(" if name in _OPEN else "[", ")" if high == math.inf else "]"
         raise DataError(f"training setting {name} must lie in {start}{low:g}, {high:g}{end}, got {number:g}")
-    return number
+    return int(number) if whole else number
