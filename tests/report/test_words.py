@@ -74,6 +74,22 @@ def test_the_verdict_follows_its_rules(change, tone, said):
 
 
 @pytest.mark.parametrize(
+    ("value", "low", "tone", "head"),
+    [
+        (0.51, 0.48, "good", "As close as real data"),
+        (0.55, 0.52, "good", "Close to real data"),
+        (0.80, 0.77, "fair", "Told apart by a classifier"),
+    ],
+)
+def test_a_classifier_has_a_say(value, low, tone, head):
+    at_floor = DISTANCE | {"value": DISTANCE["floor"], "low": None}
+    c2st = {"name": "C2ST accuracy", "value": value, "low": low, "floor": 0.5, "better": "lower", "unit": "share"}
+    found = words.verdict({"figures": [at_floor, c2st]})
+    assert (found.tone, found.head) == (tone, head)
+    assert ("a guess is 50 %" in found.sentence) == (low > 0.5)
+
+
+@pytest.mark.parametrize(
     ("change", "warned"),
     [({}, False), ({"value": 0.021}, True), ({"value": 0.019}, False), ({"value": 0.1, "low": 0.009}, False),
      ({"value": 0.015, "low": 0.011}, True)],

@@ -226,6 +226,8 @@ def verdict(evidence: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, A
        Good: its interval reaches the floor, or it has gone at least 80 % of the way from the Gaussian baseline to the floor.
        Poor: less than 20 % of that way. Fair: between. Without a baseline that lies above the floor, good is up to 1.25 times
        the floor, fair up to 3 times.
+       A classifier that tells samples from real records (the figure "C2ST...") has a say: while its interval lies above a
+       guess, samples are "close to real data" at best, and fair at best where it is right three times in four.
     2. *Memorisation.* A warning if the lower end of the interval of the figure "memorised..." lies above its floor, the
        expected share; without an interval, if it is more than twice the floor. A warning makes any verdict poor:
        a copier, too, is close to real data.
@@ -239,6 +241,11 @@ def verdict(evidence: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, A
     if distance is not None:
         tone, head, said = _told(distance)
         parts.append(said)
+        told = next((f for f in figures if str(f.get("name")).startswith("C2ST") and _known(f.get("value"))), None)
+        if told is not None and (told["low"] if _known(told.get("low")) else told["value"]) > 0.5:
+            parts.append(f"A classifier tells them apart in {percent(told['value'])} of cases; a guess is 50 %.")
+            if tone == "good":
+                tone, head = ("fair", "Told apart by a classifier") if told["value"] > 0.75 else (tone, "Close to real data")
     below = gain(metrics)
     if below is not None:
         side = f"{percent(below)} below" if below >= 0 else f"{percent(-below)} above"
