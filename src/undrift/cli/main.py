@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -143,14 +144,27 @@ def main() -> None:
 
     Exit codes: 0 done, 2 bad input or a full disk, 130 stopped by the user (what was done is saved).
     """
+    code = _run()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # All files are written. PyTorch's message threads may abort a process that ends in the usual way while they run.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except UndriftError as error:
         print(f"undrift: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         cure = "free the disk, or choose another --out" if full else "choose another path, or mend this one"
         print(f"undrift: {error.strerror or error}:{where or ' the run'}; {cure}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
