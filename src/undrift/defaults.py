@@ -1,7 +1,6 @@
 """What records are trained with where the user says nothing: a network, settings and a law of training times for each kind.
 
-Found by experiment: digits and Fashion-MNIST for grids (`benchmarks/pictures.py`), three tables for vectors
-(`benchmarks/tables.py`).
+Found by experiment on the digits for grids (`benchmarks/pictures.py`) and on three tables for vectors (`benchmarks/tables.py`).
 
 Checked by: tests/test_defaults.py, tests/test_fitting.py, tests/test_model.py
 """

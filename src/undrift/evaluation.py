@@ -136,7 +136,6 @@ def evaluate(
         **(_columns(model.codec, samples, held_out, seed) if opened.kind == "table" else {}),
         "cost": {
             **spent.to_json(),
-            "parameters": sum(p.numel() for p in model.net.parameters()),
             **{f"training_{k}": plan.measured.get(k) for k in ("steps", "seconds")},
         },
     }

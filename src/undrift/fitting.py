@@ -22,7 +22,7 @@ from undrift import gaussian, schedules
 from undrift.core import write
 from undrift.defaults import defaults, hiding_noise
 from undrift.errors import CheckpointError, DataError
-from undrift.model import Model, channels_last, load
+from undrift.model import Model, load
 from undrift.recipes import Data, Part, Recipe, settings
 from undrift.records import conditions_of, example_of, feed_of, held_count, held_out_rows, opened_data, reopen
 from undrift.training import (
@@ -245,9 +245,12 @@ def _new_run(folder: File) -> File:
         DataError: it holds a run already.
     """
     if (folder / "recipe.json").exists():
-        state = "a finished run" if (folder / "model.safetensors").exists() else "a run that is not finished"
-        cure = f"go on with it by `undrift fit {folder}/recipe.json`, or " if "not" in state else ""
-        raise DataError(f"{folder} holds {state}; {cure}choose another folder")
+        if (folder / "model.safetensors").exists():
+            raise DataError(f"{folder} holds a finished run; choose another folder")
+        raise DataError(
+            f"{folder} holds a run that is not finished; go on with it by `undrift fit {folder}/recipe.json`, "
+            "or choose another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -264,7 +267,7 @@ def _run(
     """Train what a recipe describes."""
     with forked(plan.seed):
         denoiser = plan.build()
-    net = channels_last(denoiser.modules()[0])
+    net = denoiser.modules()[0]
     if parent is not None:
         net.load_state_dict(parent.net.state_dict())
     net.to(place)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as File
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,10 @@ from undrift.protocols import Sampler
 from undrift.recipes import Recipe
 from undrift.training.progress import steps as bar
 
-__all__ = ["Model", "Stop", "channels_last", "load"]
+__all__ = ["Model", "Stop", "load"]
 
 AT_ONCE = 2048
 """Samples drawn in one batch."""
-
-NetT = TypeVar("NetT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -173,8 +171,10 @@ class Model:
 
     def noise(self, n: int, seed: int = 0) -> Tensor:
         """The states at t = 1 that samples of a seed start from, shape (n, *E)."""
-        like = torch.empty(n, *self.codec.event_shape)
-        return self.denoiser.path.prior(like).sample(PerSample(seed, n))
+        return self._prior(n, PerSample(seed, n)).cpu()
+
+    def _prior(self, n: int, rng: PerSample) -> Tensor:
+        return self.denoiser.path.prior(torch.empty(n, *self.codec.event_shape, device=self.device)).sample(rng)
 
     @torch.no_grad()
     def trace(
@@ -192,13 +192,9 @@ class Model:
         """
         grid, rng = self.grid(steps), PerSample(seed, n)
         denoiser = self.guided(n, where, scale)
-        loop = simulate.trajectory(denoiser, gaussian.DPMSolverPP(), grid, self.noise_of(n, rng), rng=rng)
+        loop = simulate.trajectory(denoiser, gaussian.DPMSolverPP(), grid, self._prior(n, rng), rng=rng)
         kept = set(torch.linspace(0, grid.steps, min(stops, grid.steps + 1)).round().int().tolist())
         return [self._stop(step.t, step.x) for step in loop if step.index in kept]
-
-    def noise_of(self, n: int, rng: PerSample) -> Tensor:
-        """States at t = 1 drawn from given streams, on the model's device."""
-        return self.denoiser.path.prior(torch.empty(n, *self.codec.event_shape, device=self.device)).sample(rng)
 
     def _stop(self, t: float, x: Tensor) -> Stop:
         clock, schedule = torch.tensor(t, dtype=torch.float64), self.denoiser.path.schedule
@@ -327,19 +323,11 @@ def load(folder: str | File, device: torch.device | str = "cpu") -> Model:
         net.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {folder} do not fit the network of its recipe: {error}") from error
-    channels_last(net.eval().requires_grad_(False))
+    net.eval().requires_grad_(False)
     model = Model(denoiser, recipe.build_codec(), recipe.build_conditions(), recipe)
     if digest != recipe.digest():
         raise CheckpointError(f"recipe.json and model.safetensors in {folder} are not of one save; save the model again")
     return model.to(device)
-
-
-def channels_last(net: NetT) -> NetT:
-    """The same network with its 2-D kernels stored channels last, which is faster on processors and on tensor cores."""
-    for parameter in net.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return net
 
 
 def _bar(loop: Any, total: int, first: int, n: int) -> Any:

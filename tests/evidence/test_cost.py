@@ -24,12 +24,12 @@ def test_cost_of_a_known_network():
     drawn = []
     found = cost(net, (torch.zeros(1, 4),), lambda: (time.sleep(0.05), drawn.append(1)), samples=20, calls=12)
     assert drawn == [1]
-    assert found.parameters == parameters(net) == 50
+    assert found.parameters == parameters(net) == 4 * 10 + 10 + 10 * 2  # a frozen layer counts like the others
     assert found.flops_per_call == 2 * (40 + 20)
     assert found.network_calls_per_sample == 12
     assert 0.05 <= found.sampling_seconds < 2
     assert found.samples_per_second == pytest.approx(20 / found.sampling_seconds)
     assert found.peak_memory_mib is None or 50 < found.peak_memory_mib < 100_000  # torch alone is 100 MiB and more
-    assert json.loads(json.dumps(found.to_json()))["parameters"] == 50
+    assert json.loads(json.dumps(found.to_json()))["parameters"] == 70
     with pytest.raises(DataError, match="at least one"):
         cost(net, (torch.zeros(1, 4),), lambda: None, samples=0, calls=1)

@@ -88,7 +88,7 @@ def test_the_grid_is_mirrored_with_its_record_and_columns_are_not(columns):
     told = torch.arange(40.0)[:, None]
     x, cond = run(torch.cat([told, grid.flatten(1)], 1) if columns else grid, Net(columns, 1), steps=2)
     shown = cond[:, len(columns) :].reshape(-1, 1, 3, 4) if columns else cond
-    known = ~shown.isnan()  # beside columns, single entries are hidden
+    known = ~shown.isnan()  # beside columns, the grid of some records is hidden
     assert float(known.double().mean()) > 0.5
     assert torch.equal(shown[known], (x[:, :1] + 0.5)[known])
     if columns:

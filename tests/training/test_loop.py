@@ -13,7 +13,8 @@ from undrift import gaussian
 from undrift.core import Covariance
 from undrift.errors import DataError, NonFiniteError, OutOfMemory
 from undrift.laws import Normal
-from undrift.training import Held, Settings
+from undrift.networks import UNet
+from undrift.training import Ema, Held, Settings, train
 from undrift.training.snapshot import load
 
 F32 = {"precision": "float32", "learning_rate": 3e-3, "warmup": 20}
@@ -97,6 +98,37 @@ def test_silence_has_its_rate_and_is_nan_for_numbers(monkeypatch):
     silent = float(cond.isnan().all(1).double().mean())
     expected = 0.25 + 0.75 * 0.5 * 0.25  # wholly, or both entries by themselves
     assert abs(silent - expected) < 5 * (expected * (1 - expected) / len(cond)) ** 0.5
+
+
+def test_a_grid_beside_columns_is_seen_or_not_seen_as_a_whole():
+    """It is one entry among the columns: hidden wholly, at the rate of an entry, and not always together with them."""
+    net, seen = UNet(1, widths=(8,), blocks=1, columns=(0, 3), image=1), []
+
+    class Model:
+        path = PATH
+
+        def given(self, cond):
+            seen.append(cond)
+            return self
+
+    def objective(model, x, t, rng):
+        return next(net.parameters()).sum() * 0 + torch.zeros(len(x))
+
+    cond = torch.cat([torch.arange(400.0).reshape(200, 2), torch.arange(200.0 * 9).reshape(200, 9)], 1)
+    plan = Settings(steps=20, batch=100, precision="float32", label_dropout=0.25)
+    feed, times = Held(torch.zeros(200, 1, 3, 3), cond), gaussian.LogNormalNoise(PATH.schedule)
+    list(train(Model(), net, Ema(net), feed, objective=objective, times=times, settings=plan, seed=3))
+    told, grid = (~torch.cat(seen).isnan()).split([2, 9], 1)
+    assert torch.equal(grid.all(1), grid.any(1))
+    grid = grid[:, 0]
+    every, some = 0.25 + 0.75 / 2 / 8, 0.75 / 2 / 8  # all three hidden; the columns alone hidden
+    for share, expected in (
+        (~grid, 0.25 + 0.75 / 4),
+        (~grid & ~told.any(1), every),
+        (grid & ~told.any(1), some),
+        (~grid & told.all(1), some),
+    ):
+        assert abs(float(share.double().mean()) - expected) < 5 * (expected * (1 - expected) / 2000) ** 0.5
 
 
 def test_reports_count_steps():

@@ -22,6 +22,9 @@ app = typer.Typer(
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ...; the best there is by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Judged = Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=4)]
+Scale = Annotated[float, typer.Option(help="Strength of what is asked for; 1 = as trained.")]
+Steps = Annotated[int, typer.Option(help="Network calls for each sample.", min=1)]
 Run = Annotated[Path, typer.Argument(help="Folder of a run, as `fit` made it.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, as training.batch=128 or network.width=256.")]
 
@@ -60,8 +63,8 @@ def sample(
     n: Annotated[int | None, typer.Option("-n", help="How many; 16, or the rows of --where-file, by default.", min=1)] = None,
     where: Annotated[list[str] | None, typer.Option(help="What is asked for, as name=value; may be repeated.")] = None,
     where_file: Annotated[Path | None, typer.Option(help="CSV or Parquet with one row of conditions for each sample.")] = None,
-    scale: Annotated[float, typer.Option(help="Strength of what is asked for; 1 = as trained.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    scale: Scale = 1.0,
+    steps: Steps = 50,
     out: Annotated[Path | None, typer.Option(help="File or folder for the samples; inside the run by default.")] = None,
     like: Annotated[Path | None, typer.Option(help="Records to start from, in a file like the data.")] = None,
     strength: Annotated[float, typer.Option(help="How far records to start from are noised, 0 to 1.")] = 0.5,
@@ -79,9 +82,9 @@ def sample(
 @app.command()
 def evaluate(
     run: Run,
-    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=4)] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    n: Judged = None,
+    scale: Scale = 1.0,
+    steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -95,9 +98,9 @@ def evaluate(
 @app.command()
 def report(
     run: Run,
-    n: Annotated[int | None, typer.Option("-n", help="How many samples; as many as are needed by default.", min=4)] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the conditions.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 50,
+    n: Judged = None,
+    scale: Scale = 1.0,
+    steps: Steps = 50,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,

@@ -98,6 +98,8 @@ def header(file: Path) -> Header:
             alpha = not deep and (mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info)
             if not _ends_well(file, image.format or ""):
                 image.load()  # the quick look is only a suspicion: what decodes is good
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's plugins raise many kinds: OSError, SyntaxError, struct.error, EOFError, ValueError
         raise DataError(_reason(error)) from error
     channels = 1 if mode in GRAY or mode.startswith("I;16") else 3
@@ -135,7 +137,7 @@ def pixels(file: Path, layout: Layout) -> np.ndarray:
                     image.seek(page)
                 seen = ImageOps.exif_transpose(image)
                 parts.append(_fit_picture(seen if pages == 1 else seen.copy(), layout if pages == 1 else _gray(layout)))
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # as in `header`
         raise DataError(_reason(error)) from error

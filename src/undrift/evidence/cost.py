@@ -25,7 +25,7 @@ class Cost:
     """What sampling took.
 
     Attributes:
-        parameters: numbers that are trained.
+        parameters: numbers of the network.
         flops_per_call: floating-point operations of one network call for one sample.
         network_calls_per_sample: of the sampler, guidance included.
         sampling_seconds: for all samples.
@@ -77,8 +77,8 @@ def cost(net: nn.Module, inputs: tuple[Any, ...], draw: Callable[[], Any], *, sa
 
 
 def parameters(net: nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+    """How many numbers the network has; a finished model's are frozen, and count."""
+    return sum(p.numel() for p in net.parameters())
 
 
 def flops(net: nn.Module, *inputs: Any) -> int:

@@ -274,6 +274,14 @@ def embedding_width(width: int) -> int:
     return max(min(width, 64), width // 8 * 2)
 
 
+def film_layer(size: int, blocks: int, width: int) -> nn.Linear:
+    """FiLM's a and b of all blocks in one product of the embedding; block i has chunks 2i and 2i + 1, and a begins about 1."""
+    layer = nn.Linear(size, 2 * blocks * width)
+    with torch.no_grad():
+        layer.bias.view(blocks, 2, width)[:, 0] += 1
+    return layer
+
+
 def zero_init(layer: nn.Module) -> nn.Module:
     """Set every parameter of a layer to zero, so that its branch is silent at the start of training."""
     for parameter in layer.parameters():

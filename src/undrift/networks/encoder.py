@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ShapeError
-from undrift.networks.embed import NOISE_RANGE, Embedding, check_batch, embedding_width, zero_init
+from undrift.networks.embed import NOISE_RANGE, Embedding, check_batch, embedding_width, film_layer, zero_init
 from undrift.typing import State
 
 __all__ = ["LinearEncoder"]
@@ -84,9 +84,7 @@ class LinearEncoder(nn.Module):
         self.embedding = Embedding(size, classes, columns)
         self.free = nn.Parameter(nn.init.orthogonal_(torch.empty(features, latent)))
         self.gate = zero_init(nn.Linear(size, latent))
-        self.film = nn.Linear(size, 2 * blocks * width)
-        with torch.no_grad():
-            self.film.bias.view(blocks, 2, width)[:, 0] += 1
+        self.film = film_layer(size, blocks, width)
         self.layers = nn.ModuleList(nn.Linear(width if i else latent, width) for i in range(blocks))
         self.head = zero_init(nn.Linear(width, latent))
 

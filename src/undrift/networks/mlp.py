@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from undrift.errors import ShapeError
-from undrift.networks.embed import NOISE_RANGE, Embedding, check_batch, embedding_width, zero_init
+from undrift.networks.embed import NOISE_RANGE, Embedding, check_batch, embedding_width, film_layer, zero_init
 from undrift.typing import State
 
 __all__ = ["MLP"]
@@ -67,8 +67,8 @@ class MLP(nn.Module):
     Attributes:
         event_shape: (features,).
         noise_range: noise labels that it resolves.
-        checkpoint: recompute each block in the backward pass instead of keeping its features: the same gradients, a
-            third more time, memory for one block instead of all. False; set it after construction.
+        checkpoint: recompute each block in the backward pass instead of keeping its features: the same gradients,
+            one forward pass more, memory for one block instead of all. False; set it after construction.
 
     Raises:
         ShapeError: features or blocks is below 1, or width is odd or below 4.
@@ -101,9 +101,7 @@ class MLP(nn.Module):
         self.event_shape: tuple[int | None, ...] = (features,)
         size = embedding_width(width)
         self.embedding = Embedding(size, classes, self.columns)
-        self.film = nn.Linear(size, 2 * blocks * width)
-        with torch.no_grad():
-            self.film.bias.view(blocks, 2, width)[:, 0] += 1
+        self.film = film_layer(size, blocks, width)
         self.stem = nn.Linear(features, width)
         self.layers = nn.ModuleList(ResidualLayer(width, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)

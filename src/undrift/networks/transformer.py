@@ -101,8 +101,8 @@ class Transformer(nn.Module):
 
     Attributes:
         noise_range: noise labels that it resolves.
-        checkpoint: recompute each block in the backward pass instead of keeping its features: the same gradients, a
-            third more time, memory for one block instead of all. False; set it after construction.
+        checkpoint: recompute each block in the backward pass instead of keeping its features: the same gradients,
+            one forward pass more, memory for one block instead of all. False; set it after construction.
 
     Raises:
         ShapeError: event_shape has not one to three spatial sizes, patch divides them not, heads divides width not, or a

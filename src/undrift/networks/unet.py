@@ -121,7 +121,7 @@ class UNet(nn.Module):
         event_shape: (channels, None, ...), None for each spatial dimension.
         noise_range: noise labels that it resolves.
         checkpoint: whether training computes the inside of each block again on the way back instead of keeping it: the same
-            gradients for about a third more time and a fraction of the memory. Set it after construction.
+            gradients for one forward pass more and a fraction of the memory. Set it after construction.
 
     Raises:
         ShapeError: spatial is not 1, 2 or 3; channels, blocks or a width is below 1; no width; attention names a level

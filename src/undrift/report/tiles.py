@@ -107,12 +107,12 @@ def _planes(record: np.ndarray, how: str, only_first: bool) -> list[np.ndarray]:
 
 
 def _png(plane: np.ndarray, between: tuple[float, float], pixels: int) -> str:
-    """A plane, (H, W) or (H, W, C), as the address of a PNG; values that are not finite are black."""
+    """A plane, (H, W) or (H, W, C), as the address of a PNG; NaN is black."""
     from PIL import Image
 
     low, high = between
-    scaled = np.nan_to_num((plane.astype(np.float64) - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    image = Image.fromarray(np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8))
+    shade = np.clip((plane.astype(np.float64) - low) / (high - low), 0, 1)
+    image = Image.fromarray(np.round(255 * np.where(np.isnan(shade), 0, shade)).astype(np.uint8))
     if image.width * image.height > pixels:
         factor = (pixels / (image.width * image.height)) ** 0.5
         image = image.resize((max(1, int(factor * image.width)), max(1, int(factor * image.height))), Image.Resampling.BOX)

@@ -66,7 +66,7 @@ class Settings:
         accumulate: micro-batches that a step's batch is cut into, to save memory.
         precision: "float32", "bfloat16", or "auto": the faster of the two, which `rehearse` measures.
         compile: compile the network first.
-        checkpoint: keep no activations and compute them again on the way back: less memory, about a third more time.
+        checkpoint: keep no activations and compute them again on the way back: less memory, one forward pass more.
         average: exponent gamma of the moving average, see `Ema`.
         snapshot: seconds between snapshots.
 

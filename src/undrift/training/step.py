@@ -162,7 +162,12 @@ class Trainer:
         rng = self._slots(seed, "silence")
         share = self.settings.label_dropout
         if cond.is_floating_point() and cond.ndim == 2:
-            return silenced(cond, rng.uniform((len(cond), cond.shape[1] + 2), dtype=torch.float32), share)
+            told = len(getattr(self.net, "columns", ())) if getattr(self.net, "image", 0) else cond.shape[1]
+            grid = cond.shape[1] - told  # a grid of numbers is one entry: seen or not seen as a whole
+            u = rng.uniform((len(cond), told + (grid > 0) + 2), dtype=torch.float32)
+            hidden = silenced(torch.zeros(len(cond), told + (grid > 0)), u, share).isnan()
+            hidden = torch.cat([hidden[:, :told], hidden[:, told:].expand(-1, grid)], 1)
+            return torch.where(hidden.to(cond.device), torch.nan, cond)
         silent = rng.uniform((len(cond),), dtype=torch.float32) < share
         null = self.model.null(cond[:1])
         return torch.where(silent.reshape(-1, *[1] * (cond.ndim - 1)), null, cond)
