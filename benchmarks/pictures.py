@@ -148,12 +148,22 @@ SETTINGS: dict[str, dict[str, dict]] = {
     "digits": {},
     "fashion": {
         "undrift": {"levels": 255},
-        "azula": {"channels": [64, 128, 192], "blocks": [1, 2, 2], "embedding": 128},
-        "diffusers": {"channels": [64, 128, 192]},
-        "kdiffusion": {"channels": [64, 128, 192], "depths": [1, 2, 2], "attention": [False, False, True]},
+        "azula": {"channels": [32, 64, 128], "blocks": [1, 1, 1], "embedding": 64},
+        "diffusers": {"channels": [32, 64, 128]},
+        "kdiffusion": {"channels": [32, 64, 128], "depths": [1, 1, 1], "attention": [False, False, True]},
     },
 }
 """What replaces settings of the digits' recipes."""
+
+
+def sheet(file: Path, samples: torch.Tensor, labels: torch.Tensor, each: int = 14) -> None:
+    """A picture of samples (N, 1, H, W) in [-1, 1]: the first `each` of every class, a row a class."""
+    from PIL import Image
+
+    rows = [torch.cat(list(samples[labels == c][:each, 0]), 1) for c in labels.unique()]
+    grey = ((torch.cat(rows) + 1) * 127.5).round().byte().numpy()
+    image = Image.fromarray(grey)
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(file, optimize=True)
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -187,6 +197,8 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
     ]
     command = f"python benchmarks/pictures.py --data {args.data} --seconds {args.seconds:g} --calls {args.calls}"
     command += f" --threads {args.threads} --clock {args.clock}"
+    if tuple(results) != ENTRIES:
+        command += f" --only {' '.join(results)}"
     versions = {k: v for runs in results.values() for k, v in runs[0][1]["versions"].items()}
     lines = [
         f"# {args.data.capitalize()}: {args.seconds / 60:g} minutes of training",
@@ -203,7 +215,7 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         "would give). A distance at the floor is as good as this data can show; below it, it is chance or copying, which "
         "the memorised fraction tells apart.",
         "",
-        f"## Median of {len(args.seeds)} seeds",
+        f"## Median of {len(args.seeds)} seeds" if len(args.seeds) > 1 else "## One seed",
         "",
         *table(["recipe", *header, *cost], medians),
         "## Each seed",
@@ -215,11 +227,16 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         "",
         "Each recipe is a script in `benchmarks/peers/`. All were tuned on the digits with this measure and other training "
         "seeds: undrift's network, noise law and learning rate over about fifteen runs, each peer's network size and sampler "
-        "over four or five. For Fashion-MNIST only the networks' widths are others. Samples are rounded to the grey "
-        "levels of the data.",
+        "over four or five. For Fashion-MNIST the peers' networks have the widths of undrift's default there. Samples are "
+        "rounded to the grey levels of the data.",
         "",
         *[f"- **{entry}**: `{json.dumps(runs[0][1]['recipe'])}`" for entry, runs in results.items()],
         "",
+        "## Samples",
+        "",
+        f"The first of each class, seed {args.seeds[0]}; nothing was picked.",
+        "",
+        *[f"{entry}\n\n![Samples of {entry}, a row a class]({args.data}-{entry}.png)\n" for entry in results],
     ]
     return "\n".join(lines)
 
@@ -241,6 +258,7 @@ def main() -> None:
     load, usual = DATA[args.data]
     args.seconds = args.seconds or usual
     args.out = args.out or ROOT / "docs" / "benchmarks" / f"{args.data}.md"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
 
     entries = []
     for name in args.only:
@@ -263,6 +281,8 @@ def main() -> None:
                 samples, about = run_entry(name, python, seed, args, folder)
                 asked = pictures.asked if about.get("conditional", True) else None
                 made = rounded(samples, pictures.levels)
+                if seed == args.seeds[0]:
+                    sheet(args.out.with_name(f"{args.data}-{name}.png"), made, pictures.asked)
                 if args.keep:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     np.savez_compressed(args.keep / f"{name}-{seed}.npz", x=made, y=pictures.asked)
@@ -270,7 +290,6 @@ def main() -> None:
                 results[name].append((evidence, about))
                 line = ", ".join(f"{f.name} {f.value:.4f} ({f.floor:.4f})" for f in evidence.figures)
                 print(f"{name} seed {seed}: {line}; {about['steps']} steps", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(report(results, args, pictures.about))
     print(f"wrote {args.out}")
 
