@@ -164,6 +164,47 @@ FAULTS = [
     Fault("RED-diff: sign of the reward", "inverse/reddiff.py", "strength * (mu - law.mean) - slope(", "strength * (mu - law.mean) + slope(", "tests/inverse/test_reddiff.py"),
     Fault("guided rates: ratio inverted", "discrete/twist.py", "gains = (values[:, 1:] - values[:, :1])", "gains = (values[:, :1] - values[:, 1:])", "tests/discrete/test_twist.py"),
     Fault("box: the wrong half of a line", "laws/mass.py", "ends = torch.where(hi > 0, torch.zeros_like(hi), -torch.inf)", "ends = torch.where(hi < 0, torch.zeros_like(hi), -torch.inf)", "tests/laws/test_log_mass.py"),
+    # evidence: figures
+    Fault("features: variances for deviations", "evidence/features.py", "vectors[:, kept] / strength[kept].sqrt()", "vectors[:, kept] / strength[kept]", "tests/evidence/test_features.py"),
+    Fault("features: n for n - 1 where rows are few", "evidence/features.py", "((len(data) - 1) * strength.clamp_min", "(len(data) * strength.clamp_min", "tests/evidence/test_features.py"),
+    Fault("classifier: asked about what it was trained on", "evidence/two_sample.py", 'cross_val_predict(how, both.numpy(), side.numpy(), cv=cut, method="predict_proba")', "how.fit(both.numpy(), side.numpy()).predict_proba(both.numpy())", "tests/evidence/test_two_sample.py"),
+    Fault("classifier: the larger set keeps its first points", "evidence/two_sample.py", "torch.randperm(len(z), generator=rng)[:size]", "torch.arange(size)", "tests/evidence/test_two_sample.py"),
+    Fault("distances: radii in the data's own space", "evidence/measures.py", "reach = reaches(real.apart, k)", "reach = reaches(real.within, k)", "tests/evidence/test_measures.py"),
+    Fault("distances: neighbours of all rows, not of a half", "evidence/measures.py", "min(NEIGHBOURS, n // 2 - 1, m - 1)", "min(NEIGHBOURS, n - 1, m - 1)", "tests/evidence/test_measures.py"),
+    Fault("judge: statistics of the batch it is asked about", "evidence/judge.py", "return cls(body.eval(), head,", "return cls(body, head,", "tests/evidence/test_judge.py"),
+    Fault("judge: place of a label for the label", "evidence/judge.py", "return self.classes[self.head(self.features(x)).argmax(1)]", "return self.head(self.features(x)).argmax(1)", "tests/evidence/test_judge.py"),
+    Fault("evidence: floor and value exchanged", "evidence/report.py", "    values, floors = (\n", "    floors, values = (\n", "tests/evidence/test_report.py"),
+    Fault("evidence: the judge's floor on its own points", "evidence/report.py", "judge.agreement(train, train_labels)", "judge.agreement(held_out, held_out_labels)", "tests/evidence/test_report.py"),
+    Fault("evidence: an interval of one block for the mean of several", "evidence/report.py", "reach = 1.96 * error / len(blocks) ** 0.5", "reach = 1.96 * error", "tests/evidence/test_report.py"),
+    Fault("evidence: the baseline is asked for the first labels", "evidence/report.py", "labels[torch.randperm(len(labels), generator=rng)[:size]]", "labels[:size]", "tests/evidence/test_report.py"),
+    Fault("coverage: a point is its own neighbour", "evidence/coverage.py", "distances.kthvalue(k + 1, dim=1)", "distances.kthvalue(k, dim=1)", "tests/evidence/test_coverage.py"),
+    Fault("coverage: expectation off by one", "evidence/coverage.py", "(real - i) / (samples + real - i)", "(real - i) / (samples + real - i + 1)", "tests/evidence/test_coverage.py"),
+    Fault("baseline: n for n - 1", "evidence/baseline.py", "(len(data) - 1) ** 0.5", "len(data) ** 0.5", "tests/evidence/test_baseline.py"),
+    Fault("jackknife: ratio inverted", "evidence/bootstrap.py", "math.sqrt(size / (n - size))", "math.sqrt((n - size) / size)", "tests/evidence/test_bootstrap.py"),
+    Fault("interval: one tail for two", "evidence/bootstrap.py", "NormalDist().inv_cdf(0.5 + level / 2) * standard_error", "NormalDist().inv_cdf(level) * standard_error", "tests/evidence/test_bootstrap.py"),
+    Fault("Wilson: half of the shift of the centre", "evidence/bootstrap.py", "share + z**2 / (2 * n)", "share + z**2 / (4 * n)", "tests/evidence/test_bootstrap.py"),
+    Fault("columns: ties take the lowest rank", "evidence/columns.py", "np.cumsum(counts) - (counts - 1) / 2", "np.cumsum(counts) - (counts - 1)", "tests/evidence/test_columns.py"),
+    Fault("Cramer's V: the larger side of the table", "evidence/columns.py", "(min(table.shape) - 1)", "(max(table.shape) - 1)", "tests/evidence/test_columns.py"),
+    Fault("correlation ratio: levels for numbers", "evidence/columns.py", "return _ratio(_ranks(a), b)", "return _ratio(_ranks(b), a)", "tests/evidence/test_columns.py"),
+    Fault("R2: truth and prediction exchanged", "evidence/predictor.py", "r2_score(test_y, model.predict(test_x))", "r2_score(model.predict(test_x), test_y)", "tests/evidence/test_predictor.py"),
+    Fault("usefulness: the ceiling has more records", "evidence/predictor.py", "chosen = rng.permutation(len(real))[:n]", "chosen = rng.permutation(len(real))", "tests/evidence/test_predictor.py"),
+    Fault("interval of samples: upper end off by one", "evidence/predictor.py", "ordered[:, count - cut]", "ordered[:, count - cut - 1]", "tests/evidence/test_predictor.py"),
+    Fault("energy distance: all pairs for pairs of different points", "evidence/energy.py", "_sum(a, a) / (n * (n - 1))", "_sum(a, a) / (n * n)", "tests/evidence/test_energy.py"),
+    Fault("energy distance: the first chunk's diagonal in all", "evidence/energy.py", "part.diagonal(start).zero_()", "part.diagonal().zero_()", "tests/evidence/test_energy.py"),
+    # yardsticks
+    Fault("yardstick: r for r^2", "training/levels.py", "power = noise.double().cpu().square()", "power = noise.double().cpu()", "tests/training/test_levels.py"),
+    Fault("spectrum: measured where it was found", "training/levels.py", "one, other = rows[0::2], rows[1::2]", "one, other = rows[0::2], rows[0::2]", "tests/training/test_levels.py"),
+    # columns and conditions
+    Fault("silence: one uniform for the subset and its first entry", "codecs/conditions.py", "(u[:, 2:] < 0.5)", "(u[:, 1:-1] < 0.5)", "tests/codecs/test_conditions.py"),
+    Fault("conditions: the first values for those of the rows", "codecs/conditions.py", "[values[i] for i in chosen]", "values[: len(chosen)]", "tests/codecs/test_conditions.py"),
+    Fault("levels: decoded without their shares", "codecs/columns.py", "(x / SQRT2 + self._shares).argmax(1)", "x.argmax(1)", "tests/codecs/test_columns.py"),
+    Fault("levels: odds for the share of empty cells", "codecs/columns.py", "self.counts[-1] / sum(self.counts) if", "self.counts[-1] / sum(self.counts[:-1]) if", "tests/codecs/test_columns.py"),
+    Fault("dates: asked by the clock on the wall", "codecs/columns.py", "when.tz_convert(None) if when.tzinfo", "when.tz_localize(None) if when.tzinfo", "tests/codecs/test_columns.py"),
+    Fault("lattice: unit of the values, not of their gaps", "codecs/cells.py", "np.gcd.reduce(np.diff(whole))", "np.gcd.reduce(whole)", "tests/codecs/test_columns.py"),
+    # charts
+    Fault("histogram: what lies beyond is dropped", "report/charts.py", "np.histogram(np.clip(v, low, high), edges)", "np.histogram(v, edges)", "tests/report/test_charts.py"),
+    Fault("histogram: whole numbers lack a bin", "report/charts.py", "round(high - low) + 1", "round(high - low)", "tests/report/test_charts.py"),
+    Fault("axis: ticks beyond its ends", "report/charts.py", "math.ceil(self.low / step - 1e-9)", "math.floor(self.low / step - 1e-9)", "tests/report/test_charts.py"),
 ]  # fmt: skip
 
 
@@ -181,7 +222,7 @@ def plant(fault: Fault, folder: Path) -> Path:
 
 
 def notice(fault: Fault) -> tuple[Fault, bool, str, float]:
-    """Plant a fault and run its tests; True if they fail by failing (and not by failing to run)."""
+    """Plant a fault and run its tests; True if they fail by failing (and not by failing to run, or in time)."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         source = plant(fault, Path(folder))
@@ -189,7 +230,7 @@ def notice(fault: Fault) -> tuple[Fault, bool, str, float]:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *fault.tests.split()]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     last = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-    return fault, done.returncode == 1, last, time.perf_counter() - start
+    return fault, done.returncode == 1 and "Timeout" not in last, last, time.perf_counter() - start
 
 
 def main() -> None:

@@ -153,6 +153,7 @@ def test_empty_texts_are_a_level_of_their_own():
     column = guessed(series, "c")
     assert column.levels == ("a", "b")
     assert column.counts == (2, 1, 3)
+    assert column.empty == 0.5
     assert column.parse(series).tolist() == [0, 2, 1, 2, 2, 0]
     assert [None if pd.isna(v) else v for v in through(column, series)] == ["a", None, "b", None, None, "a"]
 
@@ -212,6 +213,11 @@ def test_what_is_asked_is_a_score_or_an_index():
     day = guessed(DATES, "day")
     assert day.asked(["2024-02-29"])[0] == day.condition(day.parse(DATES))[0]
     assert day.asked([pd.Timestamp("2024-02-29")])[0] == day.asked(["2024-02-29"])[0]
+    here = DATES.dt.tz_localize("Europe/Berlin")
+    there = guessed(here, "day")
+    assert there.asked(list(here)) == pytest.approx(there.condition(there.parse(here)))  # moments, not clocks on a wall
+    assert there.asked(["2024-02-29"]) == there.asked([pd.Timestamp("2024-02-29", tz="Europe/Berlin")])  # its own zone
+    assert there.asked(["2024-02-29"]) < there.asked([pd.Timestamp("2024-02-29", tz="UTC")])
 
 
 @pytest.mark.parametrize(

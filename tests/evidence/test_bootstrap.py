@@ -18,7 +18,7 @@ def randn(*shape, seed):
 
 def test_the_standard_error_of_a_mean():
     # Of a mean over n samples it is s / sqrt(n), whatever the law; many halves leave 1 / sqrt(2 * 2000) of error.
-    for n in (200, 201):
+    for n in (5, 200, 201):
         x = randn(n, seed=0).exp()
         found = standard_error(lambda rows, x=x: float(x[rows].mean()), n, halves=2000)
         assert found == pytest.approx(float(x.std()) / math.sqrt(n), rel=0.08)

@@ -38,7 +38,8 @@ def test_relations_are_the_textbook_ones():
     c = (a > 0.5).astype(float) + (a > -0.5)
     d = RNG.permutation(c)
     d[: n // 2] = c[: n // 2]
-    out = associations(np.stack([a, b, c, d], 1), [False, False, True, True])
+    table, levels = np.stack([a, b, c, d], 1), [False, False, True, True]
+    out = associations(table, levels)
     assert out[0, 1] == pytest.approx(spearmanr(a, b).statistic)
     crossed = contingency.crosstab(c, d).count
     assert out[2, 3] == pytest.approx(contingency.association(crossed, method="cramer"))
@@ -47,6 +48,14 @@ def test_relations_are_the_textbook_ones():
     assert out[0, 2] == pytest.approx((between / ((ranks - ranks.mean()) ** 2).sum()) ** 0.5)
     assert np.array_equal(out, out.T)
     assert (np.diag(out) == 1).all()
+    turned = [2, 0, 3, 1]  # in any order of columns
+    assert associations(table[:, turned], [levels[i] for i in turned]) == pytest.approx(out[np.ix_(turned, turned)])
+
+
+def test_cramers_v_is_one_where_one_column_tells_the_other():
+    fine = np.repeat(np.arange(4.0), 5)
+    table = np.stack([fine, fine // 2], 1)
+    assert associations(table, [True, True])[0, 1] == pytest.approx(1)
 
 
 def test_empty_and_constant_columns_are_related_to_nothing():

@@ -32,3 +32,12 @@ def test_all_rows_give_the_figures_themselves(part):
     }
     assert [name for name, _, _ in DISTANCES] == list(truth)
     assert found == pytest.approx(tuple(truth.values()), rel=1e-9, abs=1e-9)
+
+
+def test_of_few_points_the_neighbour_is_one_that_a_half_has_too():
+    # A half of six points holds three, so balls reach the second neighbour, of all six as of the half.
+    points, real = randn(6, 2, seed=0), randn(40, 2, seed=1)
+    found = distances(points, points, Real.of(real, real), seed=0)
+    for rows in (torch.arange(6), torch.tensor([0, 2, 5])):
+        shares = coverage(points[rows], real, k=2)
+        assert found(rows)[3:] == (shares.precision, shares.recall, shares.density, shares.coverage)

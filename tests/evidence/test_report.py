@@ -88,6 +88,7 @@ def test_sorted_samples_are_shuffled_before_they_are_cut(toy):
     order = labels.argsort()
     mixed, by_class = evaluate(samples, labels, *toy), evaluate(samples[order], labels[order], *toy)
     assert by_class["class imbalance"].value < 0.05
+    assert by_class["class imbalance"].baseline < 0.05
     assert by_class["sliced W2"].value == pytest.approx(mixed["sliced W2"].value, rel=0.25)
     assert evaluate(samples, labels, *toy, seed=3) == evaluate(samples, labels, *toy, seed=3)
 
@@ -155,6 +156,19 @@ def test_the_baseline_is_what_a_gaussian_reaches_and_intervals_hold_the_value(to
     plain = evaluate(samples, None, *toy)
     assert plain["density"].baseline < plain["density"].floor - 0.1
     assert plain["Frechet"].baseline > 2 * plain["Frechet"].floor
+
+
+def test_the_interval_of_several_blocks_is_that_of_their_mean(toy, monkeypatch):
+    # 1600 samples, too few of two classes, are four blocks of 400, and 400 of them one: the interval is half as wide. 80 halves
+    # know a width to 8 %, a ratio to 11 %; the tolerance is 4 times that.
+    monkeypatch.setattr("undrift.evidence.report._HALVES", 80)
+    train, known, *rest = toy
+    samples, labels = gaussians(2560, 2)
+    kept = (labels > 1) | (torch.arange(2560) % 16 < 4)
+    four, one = (evaluate(samples[kept][:n], labels[kept][:n], train[:400], known[:400], *rest) for n in (1600, 400))
+    assert (four.matched, one.matched) == (400, 400)
+    for name in ("sliced W2", "Frechet", "energy distance", "class imbalance"):
+        assert (four[name].high - four[name].low) / (one[name].high - one[name].low) == pytest.approx(0.5, rel=0.45)
 
 
 def test_without_labels_features_are_principal_components():

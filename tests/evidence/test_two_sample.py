@@ -43,6 +43,12 @@ def test_equal_laws_stand_at_the_floor():
     assert all(abs(one.auc - 0.5) < 0.12 for one in found)
 
 
+def test_the_larger_set_is_cut_at_random():
+    # One law, the larger set in ascending order: its first 400 points alone would be told from any other set.
+    x, y = randn(400, 1, seed=0), randn(4000, 1, seed=1).sort(0).values
+    assert abs(two_sample(x, y).accuracy - 0.5) < 4 * math.sqrt(0.25 / 800)
+
+
 def test_trees_see_what_depends_on_two_coordinates():
     # The sign of a product: each coordinate alone, and its square, follow one law.
     x, y = randn(600, 2, seed=0), randn(600, 2, seed=1)

@@ -41,6 +41,9 @@ def test_points_lie_where_the_axes_say(log):
     found_x, found_y = axis(svg, "x", log)(corners[:, 0]), axis(svg, "y")(corners[:, 1])
     np.testing.assert_allclose(found_x, x, rtol=0.004 if log else 0, atol=0 if log else 0.2)  # a tenth of a point of paper
     np.testing.assert_allclose(found_y, y, atol=0.02 * 7)
+    left, bottom, right = (float(v) for v in re.findall(r"[\d.]+", shapes(svg, "path", "axis")[0].get("d")))
+    assert all(left <= float(e.get("x")) <= right for e in shapes(svg, "text", "tick", "x"))
+    assert all(float(e.get("y")) <= bottom for e in shapes(svg, "text", "tick", "y"))
 
 
 def test_gaps():
@@ -92,6 +95,26 @@ def test_a_wild_value_does_not_squeeze_the_rest():
     real = np.append(rng.normal(size=999), 1e9)
     (filled,) = shapes(charts.histogram(real, real, "h"), "path", "fill", "real")
     assert (area(filled)[1] > 1).sum() > 10
+
+
+def test_the_outermost_bins_hold_what_lies_beyond():
+    """Ten of 20 generated values are wild; of all 10000 they are one in a thousand, so the axis ends before them."""
+    svg = charts.histogram(np.linspace(0, 1, 9980), np.repeat([0.5, 1e9], 10), "h")
+    bars = area(shapes(svg, "path", "line", "gen")[0])[1]
+    assert (bars > 0).sum() == 2
+    assert bars[-1] == bars[:-1].max() == 68  # half of the values each, as high as the paper
+
+
+def test_whole_numbers_get_a_bin_each_wherever_the_quantiles_fall():
+    """A quantile between 0 and 1 is taken for one of them, and the outermost bin holds what lies beyond."""
+    real, made = np.repeat(np.arange(10.0), [1, *[6] * 9]), np.repeat(np.arange(1.0, 10.0), 5)
+    for more in (1, 2, 3, 4):
+        svg = charts.histogram(real, np.append(made, [5.0] * more), "h")
+        first, last = (int(e.text) for e in shapes(svg, "text", "tick"))
+        assert (first in (0, 1), last) == (True, 9)
+        bars = area(shapes(svg, "path", "fill", "real")[0])[1]
+        assert len(bars) == last - first + 1
+        assert bars[1:] / bars[0] == pytest.approx(6 if first == 0 else 6 / 7, rel=0.02)  # a tenth of a point of paper
 
 
 def test_an_empty_histogram_says_so():

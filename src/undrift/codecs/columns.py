@@ -211,7 +211,7 @@ class Date:
         return self.number.condition(cells)
 
     def asked(self, values: list[Any]) -> np.ndarray:
-        """Dates that somebody asks for (text or dates), None where nothing is asked.
+        """Dates that somebody asks for (text or dates, in the column's zone where they have none), None where nothing is asked.
 
         Raises:
             LabelError: not a date.
@@ -227,6 +227,8 @@ class Date:
                 when = pd.Timestamp(pd.to_datetime(value, format=self.format)) if exact else pd.Timestamp(value)
             except (ValueError, TypeError) as error:
                 raise LabelError(f"{self.name!r} is a column of dates, and {value!r} was asked; give a date") from error
+            if self.zone is not None and when.tzinfo is None:  # a time without a zone is the column's own
+                when = when.tz_localize(self.zone, ambiguous=True, nonexistent="shift_forward")
             plain = when.tz_convert(None) if when.tzinfo else when
             cells[i] = float(plain.to_datetime64().astype("M8[us]").astype(np.int64))
         return self.number.condition(cells)

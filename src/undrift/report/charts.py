@@ -223,7 +223,8 @@ def histogram(real: np.ndarray, generated: np.ndarray, label: str, ends: Any = t
         return drawing(
             width, height, label, [f'<text class="tick" x="{width / 2:g}" y="44" text-anchor="middle">no values</text>']
         )
-    low, high = np.quantile(pooled, [0.005, 0.995]) if len(pooled) > 40 else (pooled.min(), pooled.max())
+    central = [0.005, 0.995] if len(pooled) > 40 else [0, 1]
+    low, high = np.quantile(pooled, central, method="nearest")  # values themselves: between whole numbers no bin begins
     if not high > low:
         low, high = low - 0.5, high + 0.5
     values = np.unique(pooled)
