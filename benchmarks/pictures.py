@@ -201,7 +201,7 @@ def report(results: dict[str, list[tuple[Evidence, dict]]], args: argparse.Names
         command += f" --only {' '.join(results)}"
     versions = {k: v for runs in results.values() for k, v in runs[0][1]["versions"].items()}
     lines = [
-        f"# {args.data.capitalize()}: {args.seconds / 60:g} minutes of training",
+        f"# {args.data.capitalize()}: minutes of training: {args.seconds / 60:g}",
         "",
         f"Written by `{command} --seeds {' '.join(map(str, args.seeds))}`; every row is of the same run.",
         f"Processor: {cpu()}, {args.threads} threads. Python {platform.python_version()}, "
