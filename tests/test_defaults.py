@@ -1,11 +1,12 @@
 """The default network of a grid: what it was found to be by experiment, and affordable for every shape."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from undrift.defaults import grid_network
+from undrift.defaults import defaults, grid_network
 from undrift.networks.unet import AttentionBlock, UNet
 
 SHAPES = [
@@ -50,3 +51,12 @@ def test_the_network_attends_where_it_is_told_and_gives_a_grid_back(event):
     with torch.no_grad():
         assert net(torch.randn(1, *event), torch.zeros(1)).shape == (1, *event)
     assert set(seen) == {places(event, len(config["widths"]) - 1)}
+
+
+def test_vectors_that_are_asked_nothing_get_more_passes_and_no_dropout():
+    table = SimpleNamespace(event_shape=(9,))
+    free, asked = defaults(table, 900, ()), defaults(table, 900, (0, 3))
+    assert (free.training["epochs"], asked.training["epochs"]) == (1500, 600)
+    assert (free.network.config["dropout"], asked.network.config["dropout"]) == (0.0, 0.2)
+    assert "columns" not in free.network.config
+    assert asked.network.config["columns"] == [0, 3]
