@@ -5,7 +5,7 @@ judges proves nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -133,21 +133,41 @@ class Impulse(Fixed):
         return torch.full(tuple(shape), 0.5, dtype=dtype)
 
 
-def propagate(denoiser: Any, sampler: Any, grid: Grid, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact mean (d,) and covariance (d, d) of a sampler's result when its step is affine (a Gaussian data law).
+class Counting(Fixed):
+    """Zero noise, and the number of draws that were asked for."""
 
-    The result is then affine in the start and in every noise draw, so one run with the mean, one row per column of the
-    start's root and one row per noise coordinate gives every coefficient: no Monte Carlo.
+    draws = 0
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """Zeros."""
+        self.draws += 1
+        return torch.zeros(tuple(shape), dtype=dtype)
+
+    def uniform(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """The middle, as `Impulse` has it."""
+        return torch.full(tuple(shape), 0.5, dtype=dtype)
+
+
+def moments(act: Callable[[Tensor, Any], Tensor], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact mean (d,) and covariance (d, d) of act(x, rng), affine in x ~ (mean, cov) and in every noise draw.
+
+    One row with the mean, one per column of the start's root and one per noise coordinate give every coefficient: no Monte
+    Carlo. How many draws there are is counted first.
     """
-    d = mean.shape[0]
+    d, counting = mean.shape[0], Counting()
+    act(mean[None], counting)
     values, basis = torch.linalg.eigh(cov)
     root = basis * values.clamp_min(0).sqrt()
-    x = mean.repeat(1 + d + d * grid.steps, 1)
+    x = mean.repeat(1 + d + d * counting.draws, 1)
     x[1 : d + 1] += root.mT
-    for step in trajectory(denoiser, sampler, grid, x, rng=Impulse(1 + d, d)):
-        x = step.x
+    x = act(x, Impulse(1 + d, d))
     spread = x[1:] - x[0]
     return x[0], spread.mT @ spread
+
+
+def propagate(denoiser: Any, sampler: Any, grid: Grid, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact mean (d,) and covariance (d, d) of a sampler's result when its step is affine (a Gaussian data law)."""
+    return moments(lambda x, rng: run(denoiser, sampler, grid, x, rng), mean, cov)
 
 
 @dataclass(frozen=True)

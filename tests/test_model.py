@@ -177,3 +177,125 @@ def test_a_file_is_no_run(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be read"):
         ud.load(tmp_path / "file")
+
+
+# ---------------------------------------------------------------- exact quantities
+
+
+class Known(torch.nn.Module):
+    """The clean end of N(mean, variance) as a network would say it, from its scaled input and its noise label."""
+
+    def __init__(self, mean, variance):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.as_tensor(mean, dtype=torch.float32), requires_grad=False)
+        self.variance = variance
+
+    def forward(self, x, noise):
+        ratio = torch.exp(8 * noise.double())  # `gaussian.noise_label`, inverted; data_std is 1
+        noise2 = ((ratio - 1e-8) / (1 - 1e-8 * ratio)).clamp_min(0).float().reshape(-1, *[1] * (x.ndim - 1))
+        x = x * (1 + noise2).sqrt()
+        return self.mean + self.variance / (self.variance + noise2) * (x - self.mean)
+
+
+def known(codec, recipe, mean, variance):
+    """A model that knows its law, on EDM with noise up to 20."""
+    return ud.Model(gaussian.NetDenoiser(Known(mean, variance), gaussian.Path(schedules.EDM(20.0)), "x0"), codec, None, recipe)
+
+
+def test_log_likelihoods_are_in_the_users_units(model):
+    # Centred in codec units, so the model's own law (it starts from N(0, 400), not from N(0, v + 400)) is Gaussian, too.
+    scale, place, v = np.array([2.0, 0.5, 10.0]), np.array([1.0, -3.0, 100.0]), 0.8
+    records = place + scale * np.random.default_rng(0).normal(size=(7, 3)) * v**0.5
+    plain = [tuple(map(float, values)) for values in (place, scale, place - 9 * scale, place + 9 * scale)]
+    codec = ud.codecs.Arrays((3,), None, *plain, dtype="float64")
+    spread = scale * ((v + 0.002**2) * 400 / (v + 400)) ** 0.5
+    want = (-0.5 * ((records - place) / spread) ** 2 - np.log(spread * (2 * np.pi) ** 0.5)).sum(1)
+    exact = known(codec, model.recipe, 0.0, v)
+    found = exact.log_likelihood(records)
+    # float32 states: rounding of 1e-7 in a trace that counts 1 / theta times over log(20 / .002) = 9 units of the clock
+    np.testing.assert_allclose(found.value.numpy(), want, atol=1e-3)
+    assert float(found.standard_error.max()) == 0
+    assert float(found.discretisation.max()) < 1e-3
+    np.testing.assert_allclose(exact.log_likelihood(records, probes=2).value.numpy(), want, atol=1e-3)  # J is a multiple of 1
+    # Other units, x -> 7 x + 3: lower by d log 7.
+    moved = [tuple(map(float, values)) for values in (7 * place + 3, 7 * scale, 7 * place - 99 * scale, 7 * place + 99 * scale)]
+    other = known(ud.codecs.Arrays((3,), None, *moved, dtype="float64"), model.recipe, 0.0, v).log_likelihood(7 * records + 3)
+    np.testing.assert_allclose((other.value - found.value).numpy(), -3 * np.log(7), atol=1e-4)
+
+
+def test_likelihoods_are_cut_into_batches_without_a_trace(model, digits, monkeypatch):
+    from undrift import model as facade
+
+    where = {"class": digits[1][:5]}
+    whole = model.log_likelihood(digits[0][:5], where, steps=2, probes=2, seed=4)
+    monkeypatch.setattr(facade, "TRACKED", 2 * 64)
+    parts = model.log_likelihood(digits[0][:5], where, steps=2, probes=2, seed=4)
+    torch.testing.assert_close(parts.value, whole.value, rtol=1e-4, atol=0.01)
+    assert parts.calls == 3 * whole.calls
+
+
+def test_bits_of_images_known_for_certain(model):
+    # One image, known for certain: only the blur costs, log2(2 pi e / 12) / 2 = .2546 bits a pixel. Its levels are those of the
+    # codec, 17 in [-1, 1]. In the user's units, whole numbers, the same density gives the same bits.
+    image = np.array([[0, 3], [16, 8]], dtype=np.uint8)
+    codec = ud.codecs.Images((2, 2), 0.0, 16.0, 17, "uint8")
+    exact = known(codec, model.recipe, codec.encode(image[None])[0], 1e-10)
+    images = np.repeat(image[None], 1000, 0)
+    bits = exact.bits_per_dim(images, steps=24)
+    assert float(bits.value.mean()) == pytest.approx(0.2546, abs=0.05)  # 4000 pixels: .010 of standard error
+    assert float(bits.discretisation.max()) < 0.01
+    blur = 1 / (8 * 12**0.5)
+    density = exact.log_likelihood(
+        images[:2], steps=24, sigma_min=blur
+    )  # at the level itself, u = 0: (u / blur)^2 / 2 is saved
+    # and the model starts from N(0, 400), not from N(image, 400 + ...): half the image's square in units of 400
+    off = float(exact.net.mean.square().sum()) / (2 * 400) / (4 * np.log(2))
+    at_level = 0.5 * np.log2(2 * np.pi / 12) + off
+    np.testing.assert_allclose(density.bits(4, 1.0).value.numpy(), at_level, atol=1e-3)
+    # A broad density, where the width of a level counts: gray pixels under N(0, .25), 8 levels a unit.
+    broad, spread2 = known(codec, model.recipe, 0.0, 0.25), (0.25 + blur**2) * 400 / 400.25
+    bits = broad.bits_per_dim(np.full((50, 2, 2), 8, dtype=np.uint8), steps=24)
+    want = 3 + 0.5 * np.log2(2 * np.pi * spread2) + blur**2 / (2 * spread2 * np.log(2))
+    assert float(bits.value.mean()) == pytest.approx(want, abs=0.005)  # u^2 of 200 pixels: .0004; the steps: .003
+    with pytest.raises(DataError, match="these records have none"):
+        known(ud.codecs.Images((2, 2), 0.0, 1.0), model.recipe, 0.0, 1.0).bits_per_dim(images / 16)
+
+
+def test_records_without_a_density_are_refused_with_the_reason(model):
+    import pandas as pd
+
+    frame = pd.DataFrame({"size": np.arange(12) / 7, "town": ["a", "b", "c"] * 4})
+    table = known(ud.codecs.Table.guess(frame), model.recipe, 0.0, 1.0)
+    with pytest.raises(DataError, match=r"'town' has levels, which have probabilities and no density.*as an array"):
+        table.log_likelihood(frame)
+    records = np.ones((4, 2))
+    records[:, 0] = np.arange(4)
+    with pytest.raises(DataError, match="coordinate 1 never changes"):
+        known(ud.codecs.Arrays.guess(records), model.recipe, 0.0, 1.0).log_likelihood(records)
+    with pytest.raises(DataError, match="NaN"):
+        known(ud.codecs.Arrays.guess(records[:, :1]), model.recipe, 0.0, 1.0).log_likelihood(np.array([[np.nan]]))
+
+
+def test_records_become_noise_and_come_back(model, digits):
+    images, labels = digits
+    where = {"class": labels[:6]}
+    noise = model.encode(images[:6], where)
+    assert noise.shape == (6, 1, 8, 8)
+    level = float(model.denoiser.path.schedule.sigma(torch.tensor(1.0, dtype=torch.float64)))
+    assert 0.5 < float(noise.std()) / level < 1.5  # noise of the prior's size
+    back = model.sample(6, where, start=noise, steps=100)
+    assert np.abs(back - images[:6]).mean() < 0.25  # of 16 levels; another solver, and decoding rounds
+    other = model.sample(6, where, start=model.noise(6), steps=100)
+    assert np.abs(other - images[:6]).mean() > 1.0
+    with pytest.raises(DataError, match="this model was fitted on"):
+        model.encode(images[:2, :4])
+
+
+def test_records_between_records(model, digits):
+    images, _ = digits
+    walk = model.interpolate(images[:2], images[2:4], 3, steps=24)
+    assert walk.shape == (6, 8, 8)
+    ends = walk[[0, 3, 2, 5]]
+    assert np.abs(ends - images[:4]).mean() < 0.1  # a round trip, rounded to levels
+    with pytest.raises(DataError, match="2 records were given to walk from, and 1 to walk to"):
+        model.interpolate(images[:2], images[:1])

@@ -19,7 +19,6 @@ from undrift import evidence
 from undrift.errors import DataError
 from undrift.evidence.columns import compare_columns
 from undrift.evidence.cost import cost
-from undrift.gaussian import DPMSolverPP
 from undrift.model import Model
 from undrift.records import held_out_rows, reopen
 
@@ -121,7 +120,7 @@ def evaluate(
         (event, noise),
         lambda: drawn.append(model.states(n, where, scale=scale, steps=steps, seed=seed, progress=progress)),
         samples=n,
-        calls=DPMSolverPP().calls(model.grid(steps)) * (1 if scale == 1 else 2),
+        calls=model.route(steps, scale=scale).calls * (1 if scale == 1 else 2),
     )
     samples = model.decode(drawn[0], where, n)
 

@@ -150,3 +150,19 @@ def test_what_was_decided_is_said():
     lines = dict(Arrays.guess(RNG.normal(size=(9, 2, 7)), "first").describe())
     assert lines["arrays"] == "2 x 7, float64"
     assert "7 places and 2 channel(s)" in lines["read as"]
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((), None), ((3,), None), ((4, 5), None), ((2, 3), "first"), ((3, 2), "last")])
+def test_the_jacobian_is_that_of_encoding(shape, channels):
+    records = np.random.default_rng(0).normal(3, 7, (6, *shape)) * np.linspace(0.5, 2, max(1, shape[-1] if shape else 1))
+    codec = Arrays.guess(records, channels)
+    # The map is affine and diagonal: its slope along each number, by a difference of encodings.
+    step = codec.encode(records[:1] + 1.0).double() - codec.encode(records[:1]).double()
+    assert codec.log_jacobian() == pytest.approx(float(step.log().sum()), abs=1e-4)
+
+
+def test_records_with_a_constant_have_no_density():
+    records = np.random.default_rng(0).normal(size=(5, 3))
+    records[:, 2] = 4.0
+    with pytest.raises(DataError, match=r"coordinate 2 never changes \(1 of 3 are constant\)"):
+        Arrays.guess(records).log_jacobian()

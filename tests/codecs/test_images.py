@@ -205,3 +205,11 @@ def damaged(records):
     else:
         records[3].flat[0] = np.inf
     return records
+
+
+def test_the_jacobian_is_that_of_encoding():
+    for low, high, shape in ((0.0, 255.0, (2, 3)), (-1.0, 1.0, (2, 3, 4)), (10.0, 14.0, (1, 5, 2))):
+        codec = Images(shape, low, high)
+        at = np.full((1, *shape), low)
+        slope = (codec.encode(at + 1.0).double() - codec.encode(at).double()).log().sum()
+        assert codec.log_jacobian() == pytest.approx(float(slope), abs=1e-4)

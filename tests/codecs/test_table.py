@@ -285,3 +285,18 @@ def test_real_tables_come_back(name):
     assert not table.left_out
     back = table.decode(table.encode(frame))
     pd.testing.assert_frame_equal(back, frame.replace({"?": None}), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"town": ["a", "b"] * 6}, "'town' has levels"),
+        ({"gap": [1.5, None, *np.arange(10) / 7]}, "'gap' has empty cells"),
+        ({"when": [*pd.date_range("2024-03-01", periods=11), pd.NaT]}, "'when' has empty cells"),
+        ({}, "'size' is learned by its ranks"),
+    ],
+)
+def test_a_table_has_no_density_and_says_why(columns, message):
+    codec = Table.guess(pd.DataFrame({"size": np.arange(12) / 3.7, **columns}))
+    with pytest.raises(DataError, match=f"{message}.*fit the numbers alone, as an array"):
+        codec.log_jacobian()

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+import oracles
 from oracles import (
     F64,
     SCHEDULES,
-    Counted,
     Fixed,
-    MeanOnly,
     at_noise,
     draws,
     flow,
@@ -42,6 +41,23 @@ from undrift.protocols import Sampler
 from undrift.simulate import Ancestral, trajectory
 
 SETTINGS: dict[str, list[dict]] = {
+    "adaptive": [{"atol": 1e-5, "rtol": 0.0}],
+    "dpm_singlestep": [{"order": k, "quantity": q} for k in (2, 3) for q in ("eps", "x0")],
+    "explicit_runge_kutta": [
+        *({"tableau": name, "clock": "flow"} for name in ("ralston2", "heun3", "ralston3", "rk4")),
+        *({"tableau": "ralston3", "clock": clock} for clock in ("signal", "noise")),
+        *({"tableau": name, "clock": "angle"} for name in ("midpoint", "rk4")),  # midpoint elsewhere: test_runge_kutta.py
+    ],
+    "langevin": [{"steps": 3}],
+    "picard": [{"window": 7, "tolerance": 0.0}],  # a positive tolerance has an error of its own: test_picard.py
+    "unipc": [{"predictor": p, "kernel": b} for p in (1, 2, 3) for b in ("bh1", "bh2")],
+    "churn": [{"churn": s, "inflation": 1.0} for s in (0.0, 5.0)],  # an inflation has a bias of its own: test_stochastic.py
+    "sa": [
+        {"stochasticity": tau, "predictor": p, "corrector": q}
+        for tau, p, q in [(0.0, 1, 0), (0.0, 3, 0), (0.0, 2, 2), (1.0, 1, 0), (1.0, 1, 1), (1.0, 3, 3), (2.0, 3, 3)]
+    ],
+    "sde_dpmpp": [{"stochasticity": eta} for eta in (0.0, 0.5, 1.0)],
+    "stochastic_heun": [{"stochasticity": tau} for tau in (0.0, 0.5, 1.0, 2.0)],
     "ddim": [{"stochasticity": eta} for eta in (0.0, 0.5, 1.0)],
     "ddpm": [{"variance": v} for v in ("posterior", "forward")],
     "dpmpp": [{"order": k} for k in (1, 2)],
@@ -54,15 +70,36 @@ CASES: dict[str, Sampler] = {
     for setting in SETTINGS.get(name, [{}])
 }
 CASES["ancestral"] = Ancestral()
-FINITE = ("ddim", "ddpm", "dpmpp", "heun", "ancestral")  # documented: a finite step from alpha = 0 and onto t = 0
+SWEEPING = ("adaptive", "picard")  # documented: `calls` is the least that a grid can cost
+STAGED = ("dpm_singlestep", "explicit_runge_kutta", "adaptive")  # finite, but the last state is no answer of the denoiser
+# documented: a finite step from alpha = 0 and onto t = 0
+FINITE = ("ddim", "ddpm", "dpmpp", "heun", "picard", "restart", "unipc", "ancestral")
 DRIFTING = ("euler_maruyama", "exponential")  # documented: needs a finite drift
 
 DATA = normal(time([0.7, -0.4]), spd(2, 3, 0.3, 1.8))
 GMM = mixture(2, "full", k=3, seed=5)
 HIGH, LOW = 3.0, 0.3  # an interior interval in sigma / alpha, the same on every clock
 
+ORDERED = [c for c in CASES if CASES[c].order > 0]  # 0: documented to have none in the grid
+
 every_case = pytest.mark.parametrize("case", CASES)
 every_schedule = pytest.mark.parametrize("clock", SCHEDULES)
+
+
+class MeanOnly(oracles.MeanOnly):
+    """Also for solvers that ask about some rows of the batch."""
+
+    def rows(self, which):
+        """Of some rows."""
+        return MeanOnly(gaussian.rows(self.inner, which))
+
+
+class Counted(oracles.Counted):
+    """Also for solvers that ask about some rows of the batch."""
+
+    def rows(self, which):
+        """Itself: the laws of this file are shared by all samples."""
+        return self
 
 
 class Silent(Fixed):
@@ -89,6 +126,11 @@ def interior(clock: str, steps: int) -> grids.Grid:
     return grids.log_snr(schedule, steps, at_noise(schedule, HIGH), at_noise(schedule, LOW))
 
 
+def steps(case: str) -> tuple[int, int]:
+    """The last doubling: finer where a start-up takes long to be felt, coarser where a step has many calls."""
+    return (20, 40) if case.startswith(STAGED) else (80, 160)
+
+
 def weak_error(case: str, clock: str, grid: grids.Grid) -> tuple[float, float]:
     """Errors of mean and covariance at the grid's end, started from the exact law at its start."""
     exact = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), DATA)
@@ -98,11 +140,11 @@ def weak_error(case: str, clock: str, grid: grids.Grid) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("clock", ["vp", "subvp", "edm", "linear_flow", "custom"])
-@every_case
+@pytest.mark.parametrize("case", ORDERED)
 def test_weak_order_is_the_declared_one(case, clock):
-    # Mean and covariance are propagated exactly, so the only tolerance is the .25 of the design (higher-order terms at
-    # 80 and 160 steps). A mean below 1e-12 is exact: nothing to measure.
-    means, covs = zip(*(weak_error(case, clock, interior(clock, n)) for n in (80, 160)), strict=True)
+    # Mean and covariance are propagated exactly, so the only tolerance is the .25 of the design (higher-order terms in the
+    # last doubling). A mean below 1e-12 is exact: nothing to measure.
+    means, covs = zip(*(weak_error(case, clock, interior(clock, n)) for n in steps(case)), strict=True)
     assert abs(slopes(covs)[-1] - CASES[case].order) < 0.25
     if means[0] > 1e-12:
         assert abs(slopes(means)[-1] - CASES[case].order) < 0.25
@@ -117,28 +159,28 @@ def reference() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("clock", ["vp", "cosine", "edm", "linear_flow"])
-@pytest.mark.parametrize("case", [c for c in CASES if not is_random(c)])
+@pytest.mark.parametrize("case", [c for c in ORDERED if not is_random(c)])
 def test_strong_order_on_a_mixture_is_the_declared_one(case, clock):
     start, end = reference()
     schedule = SCHEDULES[clock]
     denoiser = gaussian.Exact(gaussian.Path(schedule), GMM)
     errors = []
-    for n in (80, 160):
+    for n in steps(case):
         grid = interior(clock, n)
         head, tail = (float(schedule.alpha(time(grid.times[i]))) for i in (0, -1))
         errors.append(float((run(denoiser, CASES[case], grid, head * start) / tail - end).norm()))
     assert abs(slopes(errors)[-1] - CASES[case].order) < 0.25
-    assert errors[-1] < {1: 0.1, 2: 1e-3}[CASES[case].order]
+    assert errors[-1] < {1: 0.1, 2: 1e-3, 3: 1e-4, 4: 1e-6}[CASES[case].order]
 
 
 @pytest.mark.parametrize("clock", ["subvp", "ve", "custom"])
-@pytest.mark.parametrize("case", [c for c in CASES if not is_random(c)])
+@pytest.mark.parametrize("case", [c for c in ORDERED if not is_random(c)])
 def test_strong_order_on_a_gaussian_is_the_declared_one(case, clock):
     # Per eigendirection the flow is x_s = alpha_s m + sqrt(v_s / v_t) (x_t - alpha_t m), v = alpha^2 lambda + sigma^2.
     denoiser = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), DATA)
     x = draws((5, 2), 12)
     errors = []
-    for n in (80, 160):
+    for n in steps(case):
         grid = interior(clock, n)
         before, after = (denoiser.marginal(time(grid.times[i])) for i in (0, -1))
         ratio = (after.cov.values / before.cov.values).sqrt()
@@ -351,9 +393,12 @@ def test_ddpm_posterior_is_ancestral_sampling_from_a_mean():
 # ---------------------------------------------------------------- exactness, limits, conduct
 
 
+STRAIGHT = ("ddim", "ddpm-posterior", "dpm", "explicit_runge_kutta", "heun", "picard", "restart", "unipc", "ancestral")
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @every_schedule
-@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(("ddim", "ddpm-posterior", "dpmpp", "heun", "ancestral"))])
+@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(STRAIGHT) and not c.endswith("angle")])
 def test_point_mass_is_exact_at_any_number_of_calls(case, clock, steps):
     # One atom: the posterior is the atom, every one of these steps is exact, noise and all (F2).
     value = time([[0.8, -1.3]])
@@ -370,8 +415,21 @@ def gaussian_pair(clock: str):
     return SCHEDULES[clock].alpha, SCHEDULES[clock].sigma
 
 
+INVERTIBLE = [
+    gaussian.DDIM(),
+    gaussian.DPMSolverPP(),
+    gaussian.DPMSolverSingle(3),
+    gaussian.ExplicitRungeKutta("ralston3"),
+    gaussian.ExplicitRungeKutta("rk4"),
+    gaussian.Heun(),
+    gaussian.Picard(tolerance=0.0),
+    gaussian.UniPC(2),
+    gaussian.EulerMaruyama(0.0),
+]
+
+
 @pytest.mark.parametrize("clock", ["vp", "edm", "linear_flow", "custom"])
-@pytest.mark.parametrize("solver", [gaussian.DDIM(), gaussian.DPMSolverPP(), gaussian.Heun(), gaussian.EulerMaruyama(0.0)])
+@pytest.mark.parametrize("solver", INVERTIBLE)
 def test_deterministic_solvers_invert(solver, clock):
     # F2. Encoding runs the same grid the other way round. Both maps follow one ODE with the declared order, so a Gaussian comes
     # back with an error that falls at least like it (the errors of the two ways may cancel to one order more).
@@ -418,7 +476,7 @@ def test_limits_are_finite_or_refused_with_the_step(case, clock):
                 CASES[case].plan(denoiser.path, grid)
             continue
         if (refused := refusal(case, denoiser.path, grid)) is not None:  # a new solver may refuse, if it names the step
-            assert not case.startswith((*FINITE, *DRIFTING))
+            assert not case.startswith((*FINITE, *STAGED, *DRIFTING))
             assert "t = " in refused
             continue
         stops = list(trajectory(denoiser, CASES[case], grid, x, rng=PerSample(0, 3)))
@@ -430,7 +488,7 @@ def test_limits_are_finite_or_refused_with_the_step(case, clock):
 
 
 @every_schedule
-@pytest.mark.parametrize("case", [c for c in CASES if c.startswith(FINITE)])
+@pytest.mark.parametrize("case", [c for c in ORDERED if c.startswith((*FINITE, *STAGED))])
 def test_whole_interval_converges(case, clock):
     # From t = 1 (alpha = 0 on some clocks) onto t = 0. Each doubling must remove at least a third of the error.
     schedule = SCHEDULES[clock]
@@ -456,7 +514,10 @@ def test_calls_are_those_promised(case):
     for grid in (grids.uniform(None, 6), grids.uniform(None, 6, 0.9, 0.1), grids.of_times([0.5, 0.2])):
         counted = Counted(MeanOnly(gaussian.Exact(gaussian.Path(schedules.VP()), DATA)))
         run(counted, CASES[case], grid, draws((2, 2), 0), PerSample(0, 2))
-        assert counted.calls == CASES[case].calls(grid)
+        if case.startswith(SWEEPING):
+            assert counted.calls >= CASES[case].calls(grid)
+        else:
+            assert counted.calls == CASES[case].calls(grid)
 
 
 @every_case
@@ -496,6 +557,16 @@ def test_protocol(case):
         (lambda: gaussian.EulerMaruyama(-1.0), ">= 0"),
         (lambda: gaussian.ExponentialIntegrator(-1.0), ">= 0"),
         (lambda: gaussian.DDPM("beta"), "'posterior' or 'forward'"),
+        (lambda: gaussian.ExplicitRungeKutta("euler"), "choose one of midpoint"),
+        (lambda: gaussian.ExplicitRungeKutta(clock="log"), "choose one of signal"),
+        (lambda: gaussian.DPMSolverSingle(1), r"order 1 is DDIM\(\)"),
+        (lambda: gaussian.DPMSolverSingle(2, "v"), "'eps' or 'x0'"),
+        (lambda: gaussian.UniPC(4), "order 1, 2 or 3"),
+        (lambda: gaussian.UniPC(2, "bh3"), "'bh1'"),
+        (lambda: gaussian.Picard(gaussian.DDIM(1.0)), r"DDIM\(\) or ExponentialIntegrator\(0\)"),
+        (lambda: gaussian.Picard(window=0), "window >= 1"),
+        (lambda: gaussian.Adaptive(0.0, 0.0), "one of them positive"),
+        (lambda: gaussian.Adaptive(max_calls=2), "max_calls >= 3"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_the_cure(make, cure):
@@ -517,7 +588,7 @@ def test_order_slopes_are_a_real_measurement():
     assert abs(slopes(errors)[0] - 2) > 0.5
 
 
-@pytest.mark.parametrize("solver", [gaussian.DDIM(), gaussian.DPMSolverPP(), gaussian.Heun()])
+@pytest.mark.parametrize("solver", [s for s in INVERTIBLE if not isinstance(s, gaussian.EulerMaruyama)])
 @pytest.mark.parametrize("clock", ["linear_flow", "cosine", "trigonometric"])
 def test_encoding_reaches_pure_noise(solver, clock):
     # Up to t = 1, where alpha = 0: the encoded Gaussian has the prior's spread, within the solver's error at 400 steps.

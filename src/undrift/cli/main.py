@@ -69,6 +69,8 @@ def sample(
     like: Annotated[Path | None, typer.Option(help="Records to start from, in a file like the data.")] = None,
     strength: Annotated[float, typer.Option(help="How far records to start from are noised, 0 to 1.")] = 0.5,
     trace: Annotated[Path | None, typer.Option(help="Picture (.png) of the way from noise to sample, for pictures.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="As few calls as have this error, not --steps; see tune.")] = None,
+    trust: Annotated[bool, typer.Option(help="Say how far the samples are from those of twice the calls.")] = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -76,7 +78,23 @@ def sample(
     """Draw records from a run, in the form and units of the data."""
     from undrift.cli.runs import sample as draw
 
-    draw(run, n, where or [], where_file, scale, steps, out, like, strength, trace, seed, device, as_json)
+    draw(run, n, where or [], where_file, scale, steps, tolerance, out, like, strength, trace, trust, seed, device, as_json)
+
+
+@app.command()
+def tune(
+    run: Run,
+    calls: Annotated[int, typer.Option(help="Network calls for each sample.", min=1)] = 8,
+    where: Annotated[list[str] | None, typer.Option(help="What is asked for, as name=value; may be repeated.")] = None,
+    scale: Scale = 1.0,
+    seed: Seed = 1,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best way to sample a run with few network calls, keep it with the run, and say its error against calls."""
+    from undrift.cli.runs import tune as find
+
+    find(run, calls, where or [], scale, seed, device, as_json)
 
 
 @app.command()

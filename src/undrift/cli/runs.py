@@ -66,10 +66,12 @@ def sample(
     where_file: Path | None,
     scale: float,
     steps: int,
+    tolerance: float | None,
     out: Path | None,
     like: Path | None,
     strength: float,
     trace: Path | None,
+    trust: bool,
     seed: int,
     device: str | None,
     as_json: bool,
@@ -95,6 +97,8 @@ def sample(
     if like is not None:
         source = open_data(str(like), False, **model.recipe.data.reading, least=1).source
         records = source.take(_rows(len(source), n))
+    if tolerance is not None:
+        steps = model.route("auto", scale=scale, tolerance=tolerance).calls
     states = model.states(
         n, asked if len(asked) else None, scale=scale, steps=steps, seed=seed, like=records,
         strength=strength, rows=my_rows(n), progress=not as_json and is_main(),
@@ -108,7 +112,29 @@ def sample(
     save_records(drawn, file, names if names is None or isinstance(names, list) else [names] * n)
     if trace is not None:
         _trace(model, min(n, 10), asked, scale, steps, seed, trace)
-    print(json.dumps({"samples": str(file), "n": n}) if as_json else f"{n} samples: {file}")
+    said: dict[str, Any] = {"samples": str(file), "n": n, "calls": steps}
+    if trust:
+        off = model.trust(n, asked if len(asked) else None, scale=scale, steps=steps, seed=seed)
+        said["discretisation"] = {"median": float(off.median()), "largest": float(off.max()), "spread": model.denoiser.data_std}
+    print(json.dumps(said) if as_json else f"{n} samples of {steps} network calls each: {file}")
+    if trust and not as_json:
+        found = said["discretisation"]
+        print(
+            f"discretisation error, by twice the calls: {found['median']:.2g} in the median, {found['largest']:.2g} at most, "
+            f"where the data spread over {found['spread']:.2g}"
+        )
+
+
+def tune(run: Path, calls: int, where: Sequence[str], scale: float, seed: int, device: str | None, as_json: bool) -> None:
+    """Find a route, and save it in the run."""
+    import undrift as ud
+    from undrift.fitting import best_device
+
+    model = ud.load(run, device=device or best_device())
+    found = model.tune(calls, _where(where, model) or None, scale=scale, seed=seed, progress=not as_json)
+    model.save_tuned(run)
+    config = found.to_config()
+    print(json.dumps({key: config[key] for key in ("calls", "cost", "errors")}) if as_json else found)
 
 
 def _trace(model: Any, n: int, asked: Any, scale: float, steps: int, seed: int, file: Path) -> None:

@@ -35,7 +35,9 @@ __all__ = [
 class Codec(Protocol):
     """Records <-> states: `decode(encode(records))` gives the records back, in the user's units, layout and type.
 
-    A codec also has `from_config(config)`, static, which rebuilds it from what `config()` returned and JSON carried.
+    A codec also has `from_config(config)`, static, which rebuilds it from what `config()` returned and JSON carried. Where
+    `encode` is one affine map for all records, `log_jacobian()` is the log of its Jacobian, nats a record; any other codec says
+    there why it has none (DataError).
 
     Attributes:
         event_shape: shape of one state.

@@ -126,6 +126,25 @@ class Arrays:
             values = np.moveaxis(values, 1, -1)
         return np.ascontiguousarray(values.reshape(len(x), *self.shape).astype(kind))
 
+    def log_jacobian(self) -> float:
+        r"""Log of the factor by which volumes shrink on encoding, nats a record: :math:`-\sum \log \sigma_c` over its numbers.
+
+        The density of records in the user's units is that of states times this factor.
+
+        Raises:
+            DataError: a channel is constant: encoding forgets it, so records have no density.
+
+        Checked by: tests/codecs/test_arrays.py::test_the_jacobian_is_that_of_encoding
+        """
+        constant = [i for i, s in enumerate(self.std) if s == 0]
+        if constant:
+            raise DataError(
+                f"channel or coordinate {constant[0]} never changes ({len(constant)} of {len(self.std)} are constant), so the "
+                "records have no density; fit the model without it"
+            )
+        places = _flat(self.event_shape)[1]
+        return -places * sum(math.log(s) for s in self.std)
+
     def describe(self) -> list[tuple[str, str]]:
         """The schema in words, for people."""
         size = " x ".join(map(str, self.shape)) or "one number"

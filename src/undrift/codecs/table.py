@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.codecs.columns import Column, column_from_config
+from undrift.codecs.columns import Column, Date, column_from_config
 from undrift.codecs.kinds import guessed
 from undrift.codecs.text import read_text
 from undrift.errors import DataError
@@ -128,6 +128,31 @@ class Table:
         for name, (value, dtype) in self.constants.items():
             made[name] = pd.Series([value] * len(wide), dtype=object).astype(dtype)  # type: ignore[call-overload]
         return pd.DataFrame({name: made[name] for name in self.order}, index=pd.RangeIndex(len(wide)))
+
+    def log_jacobian(self) -> float:
+        """Records of a table have no density that a state's could be turned into.
+
+        Raises:
+            DataError: always; says why, naming a column, and what to do.
+
+        Checked by: tests/codecs/test_table.py::test_a_table_has_no_density_and_says_why
+        """
+        levels = next((column for column in self.columns if column.choices), None)
+        numbers = [column.number if isinstance(column, Date) else column for column in self.columns]
+        gaps = next((column for column in numbers if column.empty), None)
+        if levels is not None:
+            why = f"column {levels.name!r} has levels, which have probabilities and no density"
+        elif gaps is not None:
+            why = f"column {gaps.name!r} has empty cells, which have a probability and no density"
+        else:
+            why = (
+                f"column {self.columns[0].name!r} is learned by its ranks, as normal scores: a map that is a straight line "
+                "between the values on file, and constant where a value is repeated"
+            )
+        raise DataError(
+            f"records of this table have no density in your units: {why}. For log likelihoods fit the numbers alone, as an "
+            "array: fit(frame[columns].to_numpy())"
+        )
 
     def describe(self) -> list[tuple[str, str]]:
         """The schema in words, for people."""

@@ -1,6 +1,7 @@
 """Ground floor: the one place that broadcasts t, per-sample random streams, covariance algebra."""
 
 from undrift.core.broadcast import check_order, check_state, pad, scalars
+from undrift.core.brownian import Brownian
 from undrift.core.covariance import Covariance
 from undrift.core.files import write
 from undrift.core.krylov import CG, Arnoldi, RowSum
@@ -11,6 +12,7 @@ from undrift.core.seen import Look, Seen
 __all__ = [
     "CG",
     "Arnoldi",
+    "Brownian",
     "Covariance",
     "Look",
     "PerSample",

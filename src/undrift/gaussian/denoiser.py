@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from undrift.core import check_state, pad, scalars
 from undrift.errors import LabelError, ScheduleError, ShapeError, TimeError
@@ -26,7 +27,7 @@ from undrift.gaussian.path import Path
 from undrift.laws import Point
 from undrift.typing import State, Time
 
-__all__ = ["NetDenoiser", "Reclocked", "Trainable", "noise_label", "score"]
+__all__ = ["NetDenoiser", "Reclocked", "Trainable", "noise_label", "rows", "score"]
 
 Network = Callable[..., Tensor]
 
@@ -85,6 +86,38 @@ def score(denoiser: Any, x_t: State, t: Time) -> State:
     return (pad(schedule.alpha(t), x_t) * denoiser(x_t, t).mean - x_t) / pad(variance, x_t)
 
 
+def rows(denoiser: Any, which: Tensor) -> Any:
+    """The denoiser of some rows of its batch, in any order and any number of times: what it holds per sample, re-ordered.
+
+    For solvers that ask about some samples only, or about one sample at several times in one call.
+
+    Args:
+        denoiser: one with a method `rows`, like every denoiser of this module and of `exact`.
+        which: row indices, shape (M,).
+
+    Raises:
+        ShapeError: it has no such method.
+
+    Checked by: tests/gaussian/test_picard.py::test_rows_follow_their_samples
+    """
+    if not hasattr(denoiser, "rows"):
+        raise ShapeError(
+            f"{type(denoiser).__name__} cannot be asked about some rows of its batch alone; give it a method rows(which) that "
+            "returns it with everything it holds per sample (conditions, measurements) indexed by which, or itself if it "
+            "holds nothing"
+        )
+    return denoiser.rows(which)
+
+
+REMEMBERED = 4096
+"""Times whose numbers a denoiser keeps: more than a grid has, and few enough for random ones."""
+
+
+def plain(t: Time) -> bool:
+    """Whether t is one time whose value may be read: on the CPU, and not inside a transform of `torch.func`."""
+    return t.ndim == 0 and t.device.type == "cpu" and not is_functorch_wrapped_tensor(t)
+
+
 @dataclass(frozen=True)
 class NetDenoiser:
     """Anybody's network as a denoiser (and, with `given`, as a conditional model).
@@ -121,6 +154,12 @@ class NetDenoiser:
         object.__setattr__(bound, "cond", cond)
         return bound
 
+    def rows(self, which: Tensor) -> "NetDenoiser":
+        """The denoiser of some rows of the batch."""
+        if self.cond is None or self.cond.shape[0] == 1:
+            return self
+        return self.given(self.cond[which.to(self.cond.device)])
+
     def null(self, cond: Tensor) -> Tensor:
         """Conditions that say nothing: the number of classes for class indices, NaN for rows of numbers.
 
@@ -142,14 +181,13 @@ class NetDenoiser:
             TimeError: t lies outside the span.
         """
         self._check(x_t, t)
-        schedule = self.path.schedule
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        scale = (alpha.square() * self.data_std**2 + sigma.square()).rsqrt()
-        inputs = pad(scale, x_t) * x_t
-        label = noise_label(schedule.log_snr(t)).to(torch.promote_types(x_t.dtype, torch.float32))
-        if label.ndim == 0:  # filled in on the device, without a copy that it would wait for
-            label = torch.full(x_t.shape[:1], float(label), dtype=label.dtype, device=x_t.device)
-        label = label.to(x_t.device)
+        kind = torch.promote_types(x_t.dtype, torch.float32)
+        if plain(t):  # the label is filled in on the device, without a copy that it would wait for
+            number, known = self._numbers(t)[:2]
+            inputs, label = x_t * number, torch.full(x_t.shape[:1], known, dtype=kind, device=x_t.device)
+        else:
+            scale, noise = self._scaling(t)
+            inputs, label = pad(scale, x_t) * x_t, noise.to(kind).expand(x_t.shape[0]).to(x_t.device)
         if self.cond is None:
             y = self.net(inputs, label)
         else:
@@ -161,11 +199,31 @@ class NetDenoiser:
             )
         return y.to(x_t.dtype)
 
+    def _scaling(self, t: Time) -> tuple[Tensor, Tensor]:
+        """Scale of the network's input and its noise label, shape of t, float64."""
+        schedule = self.path.schedule
+        power = schedule.alpha(t).square() * self.data_std**2 + schedule.sigma(t).square()
+        return power.rsqrt(), noise_label(schedule.log_snr(t))
+
+    @cached_property
+    def _known(self) -> dict[float, tuple[float, ...]]:
+        return {}
+
+    def _numbers(self, t: Time) -> tuple[float, ...]:
+        """Scale, label, skip and out at one time, as plain numbers: computed once for a grid, whatever runs along it."""
+        known, key = self._known, float(t)
+        if key not in known:
+            if len(known) >= REMEMBERED:
+                known.clear()
+            known[key] = tuple(float(v) for v in (*self._scaling(t), *self._row.coefficients(t)))
+        return known[key]
+
     def _check(self, x_t: State, t: Time) -> None:
         check_state(x_t)
         if self.cond is not None and self.cond.shape[0] not in (1, x_t.shape[0]):
             raise ShapeError(f"{self.cond.shape[0]} conditions were given for a batch of {x_t.shape[0]}; give one, or one each")
-        if t.device.type == "cpu" and not bool(((t >= self.span[0]) & (t <= self.span[1])).all()):
+        low, high = self.span
+        if not (low <= float(t) <= high if plain(t) else t.device.type != "cpu" or bool(((t >= low) & (t <= high)).all())):
             raise TimeError(
                 f"this denoiser serves times from {self.span[0]:g} to {self.span[1]:g}, and was asked at t = "
                 f"{float(t.flatten()[0]):g}; start or end the grid within that span"
@@ -173,7 +231,11 @@ class NetDenoiser:
 
     def __call__(self, x_t: State, t: Time) -> Point:
         """Point at the predicted clean end."""
-        return Point(self._row.clean(self.output(x_t, t), x_t, t))
+        y = self.output(x_t, t)
+        if not plain(t):
+            return Point(self._row.clean(y, x_t, t))
+        skip, out = self._numbers(t)[2:]
+        return Point(torch.add(x_t * skip, y, alpha=out))
 
     def error(self, x_0: State, x_t: State, t: Time) -> State:
         """Prediction minus target in head units, where the loss is well-scaled at every noise level."""
@@ -228,6 +290,10 @@ class Reclocked:
     def given(self, cond: Tensor) -> "Reclocked":
         """The same condition on this clock, where the inner model is conditional."""
         return Reclocked(self.inner.given(cond), self.path)
+
+    def rows(self, which: Tensor) -> "Reclocked":
+        """The denoiser of some rows of the batch, where the inner one can be asked for them."""
+        return Reclocked(rows(self.inner, which), self.path)
 
     def null(self, cond: Tensor) -> Tensor:
         """Conditions that say nothing, where the inner model knows one."""

@@ -55,6 +55,10 @@ class Exact:
         """Posterior mean minus x_0: head x0."""
         return self(x_t, t).mean - x_0
 
+    def rows(self, which: Tensor) -> "Exact":
+        """The denoiser of some rows of the batch."""
+        return self if self.data.mean.shape[0] == 1 else Exact(self.path, self.data.rows(which))
+
     def on(self, path: Path) -> Reclocked:
         """The same law on another clock."""
         return Reclocked(self, path)

@@ -13,6 +13,7 @@ from torch import Tensor
 from undrift.core import Random
 from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.plan import Plan, ends, tabulate
+from undrift.gaussian.solvers.reverse_sde import drawn, signal_clock
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
 from undrift.simulate import check_family
@@ -45,6 +46,16 @@ class AffineSolver(ABC):
         """(a, b, c) of every step."""
         check_family(self, path)
         return tabulate(self, path, grid, self.coefficients(path, *ends(grid)))
+
+    def noise_clock(self, path: Path, grid: Grid) -> list[float]:
+        """Values of the clock in which its noise is Brownian, at the ends of the steps that draw.
+
+        The SNR: the chain's steps are exact in x alpha / sigma^2, whose noise has that variance. Another stochasticity, or
+        variance, weighs the same increments by a smooth function of the noise level.
+
+        Checked by: tests/gaussian/test_stochastic.py (strong order with shared increments)
+        """
+        return drawn(signal_clock(path, grid), self.coefficients(path, *ends(grid))[-1])
 
     def init(self, x: Tensor) -> None:
         """No state."""

@@ -11,11 +11,15 @@ Checked by: tests/gaussian/test_solvers.py and test_processes.py (weak order; ma
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from undrift.errors import GridError
 from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.affine import AffineSolver
+from undrift.gaussian.solvers.plan import ends
+from undrift.gaussian.solvers.reverse_sde import drawn
+from undrift.grids import Grid
 
 __all__ = ["EulerMaruyama"]
 
@@ -43,3 +47,7 @@ class EulerMaruyama(AffineSolver):
         g2, sigma2 = schedule.g2(t), schedule.sigma(t).square()
         pull = 0.5 * (1 + self.stochasticity**2) * g2 * step / sigma2
         return 1 - step * schedule.f(t) - pull, pull * schedule.alpha(t), (self.stochasticity**2 * g2 * step).sqrt()
+
+    def noise_clock(self, path: Path, grid: Grid) -> list[float]:
+        """The times themselves: dW is frozen beside g over a step in t."""
+        return drawn(torch.tensor(grid.times, dtype=torch.float64), self.coefficients(path, *ends(grid))[-1])

@@ -20,6 +20,9 @@ from torch import Tensor
 from undrift.errors import GridError
 from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.affine import AffineSolver
+from undrift.gaussian.solvers.plan import ends
+from undrift.gaussian.solvers.reverse_sde import drawn
+from undrift.grids import Grid
 
 __all__ = ["ExponentialIntegrator"]
 
@@ -54,3 +57,8 @@ class ExponentialIntegrator(AffineSolver):
         pull = 0.5 * (1 + self.stochasticity**2) * alpha_s * integral / sigma2_t
         noise = sigma2_t / alpha_t.square() - sigma2_s / alpha_s.square()
         return alpha_s / alpha_t - pull, pull * alpha_t, alpha_s * (self.stochasticity**2 * noise).sqrt()
+
+    def noise_clock(self, path: Path, grid: Grid) -> list[float]:
+        """(sigma / alpha)^2, the variance of the noise in x / alpha."""
+        level2 = torch.exp(-path.schedule.log_snr(torch.tensor(grid.times, dtype=torch.float64)))
+        return drawn(level2, self.coefficients(path, *ends(grid))[-1])

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,11 @@ class Plan:
 
     Attributes:
         times: n + 1 float64 scalars on the CPU.
-        rows: one tuple of plain numbers a step.
+        rows: one tuple of plain numbers a step, in groups where a solver likes.
     """
 
     times: tuple[Tensor, ...]
-    rows: tuple[tuple[float, ...], ...]
+    rows: tuple[tuple[Any, ...], ...]
 
 
 def ends(grid: Grid) -> tuple[Tensor, Tensor]:

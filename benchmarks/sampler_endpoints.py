@@ -1,0 +1,304 @@
+"""Part (a) of `benchmarks/samplers.py`: how far from the true endpoint a solver ends with a given number of calls.
+
+**Problems.** Mixtures of 25 Gaussians with full random covariances (weights Dirichlet(1), means standard normal, covariances
+A A^T / d), scaled to a standard deviation of about 1, drawn afresh for each run; the denoiser is their exact posterior mean,
+in float64. **Truth.** The probability-flow ODE of every Gaussian path is one ODE, from pure noise to data, and from each
+noise it has one endpoint: DOP853 at a tolerance of 1e-10. Paths with alpha = 0 at t = 1 start at that noise. A solver that
+starts elsewhere (EDM's at sigma = 80, discrete VP ladders at sigma / alpha = 157, ...) starts at its own level, at the state
+of the true trajectory there: what is measured is the discretisation alone. Who would start below 79 is left out, for it would
+be spared a part of the way. **Error.** Root of the mean squared difference over the coordinates, a number a sample; median
+and root mean square over the samples, and of those the median over the mixtures. **Calls.** Every evaluation of the denoiser
+is counted; who cannot make the number exactly makes the largest it can below.
+
+**Peers.** Every one with its own solvers, ladders and settings, each in the best way it offers
+(`benchmarks/peers/*_samplers.py` say how). Their 1,500 combinations were searched on other mixtures (`--search`); what was
+among the best in any cell (`benchmarks/peers/samplers.json`), and what their authors set, runs here. "The best peer" of a
+cell is picked *after* seeing these very errors, anew for every cell: no user could pick it beforehand. undrift's default is
+one rule for all cells; tuned, it has seen this denoiser, but none of these noises.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pictures import HERE, table
+
+sys.path.insert(0, str(HERE / "peers"))
+
+import endpoints
+
+ENTRIES: dict[str, list[str]] = {  # peer: its script, and what the script wants to know first
+    "azula": ["azula_samplers.py"],
+    "diffusers": ["diffusers_samplers.py"],
+    "k-diffusion": ["kdiffusion_samplers.py"],
+    "deepinv": ["deepinv_samplers.py"],
+    "flow_matching": ["flow_samplers.py", "flow_matching"],
+    "torchcfm": ["flow_samplers.py", "torchcfm"],
+}
+OURS = "undrift"
+SHORT_LIST = HERE / "peers/samplers.json"
+MEASURES = {"rms": "root mean square", "median": "median"}
+KEPT = 2  # settings of a cell that the search keeps for each peer
+Record = dict[str, Any]
+Errors = dict[tuple[str, str], dict[tuple[int, int], float]]
+"""(peer, name) -> (d, calls) -> error."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this part."""
+    parser.add_argument("--mixtures", type=int, default=5, help="problems for every d, where no seeds are given")
+    parser.add_argument("--dims", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--calls", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 30, 50])
+    parser.add_argument("--batch", type=int, default=256, help="start points for each mixture")
+    parser.add_argument("--search", action="store_true", help="every setting of every peer; renews the short list")
+    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES), help="peers")
+    parser.add_argument("--records", type=Path, help="where to keep every record, as JSON")
+
+
+def measure(args: argparse.Namespace, python: Path | None) -> tuple[list[Record], dict[str, str]]:
+    """All records and versions."""
+    peers = [] if python is None else args.only
+    short = json.loads(SHORT_LIST.read_text()) if SHORT_LIST.exists() and not args.search else {}
+    names = [*peers, OURS]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with ProcessPoolExecutor(args.jobs) as pool:
+            for d in args.dims:
+                made = pool.map(endpoints.solved, repeat(d), args.seeds, repeat(args.batch))
+                arrays = [problem.arrays(f"{d}_{i}") for i, problem in enumerate(made)]
+                np.savez(folder / f"{d}.npz", **{key: value for each in arrays for key, value in each.items()})
+                print(f"{len(arrays)} problems with d = {d} and their endpoints", flush=True)
+
+        def one(name: str, d: int) -> dict[str, Any]:
+            script, *first = ENTRIES.get(name, ["undrift_samplers.py"])
+            out = folder / f"{name}-{d}.json"
+            command = [python if name in peers else sys.executable, HERE / "peers" / script, *first]
+            command += ["--problems", folder / f"{d}.npz", "--out", out, "--calls", *args.calls]
+            command += ["--only", *short[name]] if name in short else []
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            done = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+                print(f"{name}, d = {d}: {last}", flush=True)
+                return {"records": [{"peer": name, "name": "(the package)", "d": d, "calls": 0, "note": last}], "versions": {}}
+            print(f"{name}, d = {d}: done", flush=True)
+            return json.loads(out.read_text())
+
+        jobs = [(name, d) for d in sorted(args.dims, reverse=True) for name in names]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            answers = list(pool.map(lambda job: one(*job), jobs))
+    records = [record for answer in answers for record in answer["records"]]
+    return records, {key: value for answer in answers for key, value in answer["versions"].items()}
+
+
+def errors(records: list[Record], key: str) -> Errors:
+    """Median over the mixtures of a measure; infinite where any of them failed."""
+    found: dict[tuple[str, str], dict[tuple[int, int], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        if r["calls"]:
+            found[r["peer"], r["name"]][r["d"], r["calls"]].append(r.get(key, math.inf))
+    return {
+        who: {
+            cell: statistics.median(values) if all(map(math.isfinite, values)) else math.inf for cell, values in cells.items()
+        }
+        for who, cells in found.items()
+    }
+
+
+def best(
+    some: Errors, cell: tuple[int, int], peers: list[str], names: set[tuple[str, str]] | None = None
+) -> tuple[float, str, str]:
+    """(error, peer, name) of the best entry of a cell."""
+    chosen = [
+        (cells.get(cell, math.inf), peer, name)
+        for (peer, name), cells in some.items()
+        if peer in peers and (names is None or (peer, name) in names)
+    ]
+    return min(chosen, default=(math.inf, "", ""))
+
+
+def keep(records: list[Record], args: argparse.Namespace) -> None:
+    """The short list: for each peer, the best few of every cell by either measure."""
+    kept: dict[str, set[str]] = defaultdict(set)
+    for key in MEASURES:
+        some = errors(records, key)
+        for peer in args.only:
+            for cell in {cell for cells in some.values() for cell in cells}:
+                ranked = sorted((cells.get(cell, math.inf), name) for (who, name), cells in some.items() if who == peer)
+                kept[peer] |= {name for error, name in ranked[:KEPT] if math.isfinite(error)}
+    SHORT_LIST.write_text(json.dumps({peer: sorted(names) for peer, names in sorted(kept.items())}, indent=1) + "\n")
+    print(f"wrote {SHORT_LIST}: {sum(map(len, kept.values()))} settings")
+
+
+def figure(value: float) -> str:
+    """Two digits that count."""
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.2g}" if value >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
+
+
+def ratio(theirs: float, ours: float) -> str:
+    """How many times smaller ours is."""
+    return f"**{theirs / ours:.2f}**" if math.isfinite(theirs) and math.isfinite(ours) else "-"
+
+
+def headline(some: Errors, args: argparse.Namespace, peers: list[str]) -> list[str]:
+    """The best peer of every cell beside undrift's default and tuned samplers."""
+    rows = []
+    for d in args.dims:
+        for calls in args.calls:
+            error, peer, name = best(some, (d, calls), peers)
+            ours = [some.get((OURS, f"{kind} flow"), {}).get((d, calls), math.inf) for kind in ("default", "tuned")]
+            who = f"{peer}: {name}" if math.isfinite(error) else "-"
+            rows.append([str(d), str(calls), who, figure(error), *map(figure, ours), *(ratio(error, e) for e in ours)])
+    header = [
+        "d",
+        "calls",
+        "best peer",
+        "its error",
+        "undrift default",
+        "undrift tuned",
+        "best peer / default",
+        "best peer / tuned",
+    ]
+    return table(header, rows)
+
+
+def by_peer(
+    some: Errors, args: argparse.Namespace, d: int, groups: list[tuple[str, str, set[tuple[str, str]] | None]]
+) -> list[str]:
+    """The best entry of each group in each column."""
+    rows = []
+    for title, peer, names in groups:
+        found = [best(some, (d, calls), [peer], names) for calls in args.calls]
+        rows.append([title, *(f"{figure(error)} ({name})" if math.isfinite(error) else "-" for error, _, name in found)])
+    return table([f"d = {d}", *(f"{calls} calls" for calls in args.calls)], rows)
+
+
+def ours(some: Errors, args: argparse.Namespace) -> list[str]:
+    """Every sampler of undrift."""
+    names = [name for peer, name in some if peer == OURS]
+    rows = [
+        [name, *(figure(some[OURS, name].get((d, calls), math.inf)) for d in args.dims for calls in args.calls)]
+        for name in names
+    ]
+    return table(["sampler, path and grid", *(f"d = {d}, {calls}" for d in args.dims for calls in args.calls)], rows)
+
+
+def troubles(records: list[Record]) -> list[str]:
+    """What went wrong, by peer and kind, as a list."""
+    kinds: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
+    for r in records:
+        if "note" in r and r["note"] != "needs more calls":
+            what = "endpoints are not finite" if "not finite" in r["note"] else r["note"].split("\n")[0]
+            kinds[r["peer"], what].add((r["name"], r["calls"]))
+    lines = []
+    for (peer, what), where in sorted(kinds.items()):
+        names = sorted({name for name, _ in where})
+        shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"- {peer}, {shown} (calls {', '.join(map(str, sorted({c for _, c in where})))}): {what}")
+    return [*(lines or ["- nothing"]), ""]
+
+
+def picture(some: Errors, args: argparse.Namespace, peers: list[str], file: Path) -> None:
+    """Error against calls, a panel for each d: peers grey and thin, their best of each cell black, ours bold."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
+
+    figure, panels = plt.subplots(1, len(args.dims), figsize=(6 * len(args.dims), 5.5), sharey=True, squeeze=False)
+    bold = {"default flow": ("undrift, default", "#c1272d", "o"), "tuned flow": ("undrift, tuned", "#0b5fa5", "s")}
+    for panel, d in zip(panels[0], args.dims, strict=True):
+        floor, top = math.inf, 1.0
+        labels = {"peer": "peers, a line for each setting", "own": "undrift's other solvers"}
+        for (peer, name), cells in some.items():
+            heights = [cells.get((d, calls), math.inf) for calls in args.calls]
+            heights = [h if math.isfinite(h) and h < 3 * top else math.nan for h in heights]
+            floor = min([floor, *(h for h in heights if h > 0)])
+            if peer in peers:
+                panel.plot(args.calls, heights, color="0.78", linewidth=0.6, zorder=1, label=labels.pop("peer", None))
+            elif name in bold:
+                label, color, marker = bold[name]
+                panel.plot(args.calls, heights, color=color, linewidth=2.6, marker=marker, markersize=5, zorder=5, label=label)
+            elif not name.startswith(("default", "tuned")):
+                panel.plot(args.calls, heights, color="#e8a87c", linewidth=0.9, zorder=2, label=labels.pop("own", None))
+        if peers:
+            lowest = [best(some, (d, calls), peers)[0] for calls in args.calls]
+            panel.plot(
+                args.calls, lowest, color="black", linewidth=1.6, linestyle="--", zorder=4, label="best peer of each column"
+            )
+        panel.set(xscale="log", yscale="log", xlabel="denoiser calls", title=f"d = {d}", ylim=(floor / 1.5, 2 * top))
+        panel.set_xticks(args.calls, [str(calls) for calls in args.calls])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.grid(visible=True, which="major", color="0.92", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("root-mean-square error of the endpoint, unit of the data")
+    panels[0][0].legend(frameon=False, loc="lower left")
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def part(args: argparse.Namespace, python: Path | None) -> list[str]:
+    """Measure, draw, and write the section."""
+    records, versions = measure(args, python)
+    if args.records:
+        args.records.write_text(json.dumps({"records": records, "versions": versions}))
+    peers = [] if python is None else list(args.only)
+    if args.search:
+        keep(records, args)
+    by_rms = errors(records, "rms")
+    picture(by_rms, args, peers, args.out.with_suffix(".png"))
+    lines = ["## (a) Error of the endpoint", "", (__doc__ or "").split("\n\n", 1)[1].strip(), ""]
+    lines += [
+        f"{len(args.seeds)} mixtures for each d, {args.batch} noises for each; {sum(who[0] in peers for who in by_rms)} "
+        f"settings of {len(peers)} peers. "
+        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+        + ".",
+        "",
+        f"![Error of the endpoint against calls]({args.out.with_suffix('.png').name})",
+        "",
+    ]
+    for key, word in MEASURES.items():
+        lines += [
+            f"### {word.capitalize()} over the samples, on the straight flow",
+            "",
+            *headline(errors(records, key), args, peers),
+        ]
+    own = {(r["peer"], r["name"]) for r in records if r.get("default")}
+    groups = [
+        (f"{peer}, {what}", peer, names) for peer in peers for what, names in (("best", None), ("as set by its authors", own))
+    ]
+    lines += [
+        "### The best of each peer, root mean square",
+        "",
+        '"As set by its authors": the best of its solvers with their own settings and ladders. A dash: none can do with so few '
+        "calls, or none that could worked.",
+        "",
+        *(line for d in args.dims for line in by_peer(by_rms, args, d, groups)),
+        "### undrift, root mean square",
+        "",
+        *ours(by_rms, args),
+    ]
+    tuning = [r for r in records if "tuning_calls" in r]
+    if tuning:
+        spent = {key: statistics.median(r[key] for r in tuning) for key in ("tuning_calls", "tuning_seconds")}
+        words = (
+            f"Tuning took {spent['tuning_calls']:.0f} calls with a batch of its own, {spent['tuning_seconds']:.2g} s (medians)."
+        )
+        lines += [words, ""]
+    return [*lines, "### What went wrong", "", *troubles(records)]
