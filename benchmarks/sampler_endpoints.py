@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def measure(args: argparse.Namespace, python: Path | None) -> tuple[list[Record]
     """All records and versions."""
     peers = [] if python is None else args.only
     short = json.loads(SHORT_LIST.read_text()) if SHORT_LIST.exists() and not args.search else {}
-    names = [*peers, OURS]
+    names = [OURS, *peers]  # the longest first
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with ProcessPoolExecutor(args.jobs) as pool:
@@ -199,16 +200,16 @@ def ours(some: Errors, args: argparse.Namespace) -> list[str]:
 
 def troubles(records: list[Record]) -> list[str]:
     """What went wrong, by peer and kind, as a list."""
-    kinds: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
+    kinds: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for r in records:
         if "note" in r and r["note"] != "needs more calls":
-            what = "endpoints are not finite" if "not finite" in r["note"] else r["note"].split("\n")[0]
-            kinds[r["peer"], what].add((r["name"], r["calls"]))
+            kinds[r["peer"], re.sub(r"[-+.e\d]*\d", "", r["note"])].append(r)  # numbers apart, the same complaint
     lines = []
-    for (peer, what), where in sorted(kinds.items()):
-        names = sorted({name for name, _ in where})
+    for (peer, _), where in sorted(kinds.items()):
+        names = sorted({r["name"] for r in where})
         shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        lines.append(f"- {peer}, {shown} (calls {', '.join(map(str, sorted({c for _, c in where})))}): {what}")
+        calls = ", ".join(map(str, sorted({r["calls"] for r in where})))
+        lines.append(f"- {peer}, {shown} (calls {calls}): " + " ".join(where[0]["note"].split()))
     return [*(lines or ["- nothing"]), ""]
 
 

@@ -1,6 +1,8 @@
 """The facade on real digits: fit, sample by class, save, load; and every way a run on disk can be broken."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 import undrift as ud
 from undrift import gaussian, schedules
-from undrift.errors import CheckpointError, DataError, LabelError
+from undrift.errors import CheckpointError, DataError, GridError, LabelError
 from undrift.training import Settings
 
 SMALL = {"widths": (16, 32), "blocks": 1}
@@ -299,3 +301,69 @@ def test_records_between_records(model, digits):
     assert np.abs(ends - images[:4]).mean() < 0.1  # a round trip, rounded to levels
     with pytest.raises(DataError, match="2 records were given to walk from, and 1 to walk to"):
         model.interpolate(images[:2], images[:1])
+
+
+def test_tuned_samples_are_closer_to_the_fine_solution(model, tmp_path):
+    # On noise that tuning has not seen, against a solver that it did not use.
+    fresh = ud.Model(model.denoiser, model.codec, model.conditions, model.recipe)
+    where, ask = {"class": [i % 10 for i in range(40)]}, {"steps": 6, "seed": 77}
+    fine = fresh.states(40, where, seed=77, steps=60, sampler=gaussian.Heun())
+
+    def median() -> float:
+        return float((fresh.states(40, where, **ask) - fine).flatten(1).square().mean(1).sqrt().median())
+
+    before = median()
+    found = fresh.tune(6, {"class": 3}, n=48)
+    assert fresh.route(6) is found
+    assert median() < 0.85 * before
+    assert found.error.median <= found.default.median
+    assert fresh.route(6, scale=2.0) is not found  # another scale is another model
+    again = ud.load(fresh.save(tmp_path / "run"))
+    assert again.tuned == fresh.tuned
+    torch.testing.assert_close(again.states(3, **ask), fresh.states(3, **ask), rtol=0, atol=1e-5)
+    assert fresh.route("auto", tolerance=1.01 * found.error.median).calls <= 6
+    # Records are noised and sampled back by the default, whose weights do not depend on where it starts.
+    images = fresh.sample(2, steps=6)
+    assert fresh.sample(2, like=images, strength=0.5, steps=6).shape == images.shape
+
+
+def test_trust_is_the_distance_to_twice_the_calls(model):
+    # The default solver on its grid with every step halved, by hand.
+    route = gaussian.default(model.denoiser.path, 8)
+    times = [u for t, s in route.grid.pairs() for u in (t, 0.5 * (t + s))] + [0.0]
+    ends = []
+    for grid in (route.grid, ud.grids.of_times(times)):
+        for step in ud.trajectory(model.guided(5), route.sampler, grid, model.noise(5), rng=ud.core.Shared(0)):
+            x = step.x
+        ends.append(x)
+    want = (ends[0] - ends[1]).flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(model.trust(5, steps=8).float(), want.detach(), rtol=1e-3, atol=1e-6)
+    assert float(model.trust(5, steps=32).median()) < 0.3 * float(model.trust(5, steps=8).median())
+
+
+@pytest.mark.parametrize(
+    ("ask", "cure"),
+    [
+        ({"steps": "auto"}, "go together"),
+        ({"steps": 8, "tolerance": 0.1}, "go together"),
+        ({"steps": "auto", "tolerance": 0.1}, r"call model.tune\(calls=8\) once"),
+        ({"steps": "few"}, "or \"auto\" with a tolerance, got 'few'"),
+        ({"steps": 0}, "at least one network call"),
+    ],
+)
+def test_numbers_of_calls_that_make_no_sense_are_refused_with_the_cure(model, ask, cure):
+    with pytest.raises(GridError, match=cure):
+        model.sample(2, **ask)
+
+
+def test_a_compiled_network_gives_the_same_samples(tmp_path):
+    # In a process of its own: the shape checks of this test suite cannot be compiled. A small network, for the compiler's sake.
+    small = ud.fit(
+        np.random.default_rng(0).normal(size=(64, 3)), training=Settings(steps=5), network={"width": 16}, progress=False
+    )
+    script = (
+        f"import torch, undrift as ud; m = ud.load({str(small.save(tmp_path / 'run'))!r}); "
+        "torch.testing.assert_close(m.states(3, steps=3, compile=True), m.states(3, steps=3), rtol=0, atol=1e-3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -74,16 +74,16 @@ class Problem:
         """
         self.calls += 1
         alpha, sigma = float(alpha), float(sigma)
-        parts = (x @ self.bases).view(len(x), *self.values.shape)
-        parts -= alpha * self.means
+        shape = (len(x), *self.values.shape)
+        parts = torch.addmm((-alpha * self.means).flatten(), x, self.bases).view(shape)
         variances = alpha**2 * self.values + sigma**2
-        scaled = parts / variances
-        logits = self.log_weights - 0.5 * variances.log().sum(1) - 0.5 * torch.linalg.vecdot(parts, scaled)
-        weights = torch.softmax(logits, 1)[..., None]
+        squares = (parts * variances.rsqrt()).square_().sum(2)
+        weights = torch.softmax(self.log_weights - 0.5 * (variances.log().sum(1) + squares), 1)[..., None]
         if sigma > 1e-3 * alpha:
-            clean = (weights * (self.means + alpha * self.values * scaled)).flatten(1) @ self.bases.mT
+            own = torch.addcmul(self.means, alpha * self.values / variances, parts).mul_(weights)
+            clean = own.flatten(1) @ self.bases.mT
             return clean, (x - alpha * clean) / sigma
-        noise = (weights * (sigma * scaled)).flatten(1) @ self.bases.mT
+        noise = parts.mul_(sigma / variances).mul_(weights).flatten(1) @ self.bases.mT
         return (x - sigma * noise) / alpha, noise
 
     def clean(self, x: Tensor, alpha: float, sigma: float) -> Tensor:

@@ -33,11 +33,12 @@ LEFT_OUT = {
 }  # fmt: skip
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dpm_singlestep": [{"order": 2}, {"order": 3}],
-    "exponential": [{"stochasticity": 0.0}],
-    "sa": [{"stochasticity": 0.0}],
+    "exponential": [{"stochasticity": 0}],
+    "multistep": [{"quantity": "x0", "order": 3}, {"quantity": "v", "order": 2}, {"quantity": "velocity", "order": 3}],
+    "sa": [{"stochasticity": 0}],
     "unipc": [{"predictor": 2}, {"predictor": 3}],
 }
-TUNING = 64  # states
+TUNING = 2048  # numbers in the states that tuning starts from
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,16 @@ def solve(problem: Problem, path: gaussian.Path, sampler: Any, grid: grids.Grid)
 
 def by_default(problem: Problem, calls: int, path: gaussian.Path) -> Tensor:
     """`gaussian.default`."""
-    chosen = gaussian.default(path, calls)  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = gaussian.default(path, calls)
     return solve(problem, path, chosen.sampler, chosen.grid)
 
 
 def tuned(problem: Problem, calls: int, path: gaussian.Path) -> Tensor:
     """`gaussian.tune` on noise of its own."""
-    like = torch.empty(TUNING, problem.d, dtype=F64)
+    like = torch.empty(max(64, TUNING // problem.d), problem.d, dtype=F64)
     start = path.prior(like).sample(Shared(problem.seed + 1))
     begun = time.perf_counter()
-    chosen = gaussian.tune(Mean(path, problem), start, calls=calls)  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = gaussian.tune(Mean(path, problem), start, calls, curve=())
     problem.facts = {"tuning_calls": problem.calls, "tuning_seconds": round(time.perf_counter() - begun, 3)}
     return solve(problem, path, chosen.sampler, chosen.grid)
 
@@ -102,18 +103,18 @@ def registered(problem: Problem, calls: int, path: gaussian.Path, maker: Callabl
 
 
 def entries() -> list[Entry]:
-    """The default and the tuned sampler if there are, and every deterministic solver."""
-    made = []
-    for word, how in (("default", by_default), ("tune", tuned)):
-        if hasattr(gaussian, word):
-            made += [
-                Entry(f"{how.__name__.removeprefix('by_')} {p}", partial(how, path=path), True) for p, path in PATHS.items()
-            ]
+    """The default and the tuned sampler, and every deterministic solver."""
+    made = [
+        Entry(f"{word} {name}", partial(how, path=path), True)
+        for word, how in (("default", by_default), ("tuned", tuned))
+        for name, path in PATHS.items()
+        if (word, name) != ("tuned", "trigonometric")  # once is enough to see that the schedule's name does not matter
+    ]
     for name, maker in gaussian.SOLVERS.items():
         if name in LEFT_OUT:
             continue
         for settings in SETTINGS.get(name, [{}]):
-            title = " ".join([name, *(f"{key} {value:g}" for key, value in settings.items())])
+            title = " ".join([name, *(f"{key} {value}" for key, value in settings.items())])
             made += [
                 Entry(
                     f"{title}, {path} {grid}",

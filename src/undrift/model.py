@@ -5,7 +5,6 @@ model.sample(16, where={"class": "rose"}, scale=2.0)
 model.save("runs/flowers"); model = undrift.load("runs/flowers")
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from undrift.errors import CheckpointError, DataError, GridError, LabelError
 from undrift.guidance import cfg
 from undrift.protocols import Sampler
 from undrift.recipes import Recipe
+from undrift.routes import Routes
 from undrift.training.progress import steps as bar
 
 __all__ = ["Model", "Stop", "load"]
@@ -30,8 +30,6 @@ __all__ = ["Model", "Stop", "load"]
 AT_ONCE = 2048
 """Samples drawn in one batch."""
 
-TUNED = "tuned.json"
-"""Routes that `tune` found, beside the weights that they are for."""
 
 TRACKED = 2**17
 """Numbers of records whose likelihoods are found in one batch: each keeps the graph of a network call."""
@@ -71,7 +69,7 @@ class Model:
     codec: Any
     conditions: Conditions | None
     recipe: Recipe
-    tuned: dict[tuple[int, float], gaussian.Tuned] = field(default_factory=dict)
+    tuned: Routes = field(default_factory=Routes)
 
     @property
     def net(self) -> nn.Module:
@@ -412,30 +410,12 @@ class Model:
         if (steps == "auto") != (tolerance is not None):
             raise GridError('steps="auto" and tolerance= go together: a number of calls has an error, a tolerance has calls')
         if steps == "auto":
-            steps = self._fewest(tolerance or 0.0, scale)
+            steps = self.tuned.fewest(tolerance or 0.0, float(scale))
         if not isinstance(steps, int):
             raise GridError(f'steps is a number of network calls, or "auto" with a tolerance, got {steps!r}')
         if sampler is not None:
             return gaussian.Route(sampler, grids.karras(self.denoiser.path.schedule, steps))
         return self.tuned.get((steps, float(scale))) or gaussian.default(self.denoiser.path, steps)
-
-    def _fewest(self, tolerance: float, scale: float) -> int:
-        """As few calls as stay below a tolerance, by what `tune` measured."""
-        of_scale = [route for (_, of), route in self.tuned.items() if of == scale]
-        if not of_scale:
-            raise GridError(
-                'steps="auto" needs to know the error of this model at some numbers of calls: call model.tune(calls=8) once'
-                + ("" if scale == 1 else f", with scale={scale:g}")
-            )
-        known = [error for route in of_scale for error in (route.error, route.default, *route.curve)]
-        enough = [error.calls for error in known if error.median <= tolerance]
-        if not enough:
-            least = min(known, key=lambda error: error.median)
-            raise GridError(
-                f"no number of calls is known to have an error below {tolerance:g}: the least is {least.median:.3g}, at "
-                f"{least.calls} calls (codec units); ask for a larger tolerance, or call model.tune(calls={2 * least.calls})"
-            )
-        return min(enough)
 
     def tune(
         self,
@@ -520,16 +500,7 @@ class Model:
         # leaves a whole model, whose recipe lacks what was measured.
         write(folder / "model.safetensors", save(weights, metadata={"recipe": self.recipe.digest()}))
         write(folder / "recipe.json", self.recipe.to_json())
-        return self.save_tuned(folder)
-
-    def save_tuned(self, folder: str | File) -> File:
-        """Write what `tune` found into the folder of a run, beside the weights that it is for."""
-        folder = File(folder)
-        if self.tuned:
-            routes = [{"scale": scale, **route.to_config()} for (_, scale), route in sorted(self.tuned.items())]
-            write(folder / TUNED, json.dumps({"recipe": self.recipe.digest(), "routes": routes}).encode())
-        else:
-            (folder / TUNED).unlink(missing_ok=True)  # of another network that was saved here
+        self.tuned.save(folder, self.recipe.digest())
         return folder
 
 
@@ -600,22 +571,8 @@ def load(folder: str | File, device: torch.device | str = "cpu") -> Model:
     model = Model(denoiser, recipe.build_codec(), recipe.build_conditions(), recipe)
     if digest != recipe.digest():
         raise CheckpointError(f"recipe.json and model.safetensors in {folder} are not of one save; save the model again")
-    model.tuned.update(_tuned(folder, recipe.digest()))
+    model.tuned.update(Routes.load(folder, recipe.digest()))
     return model.to(device)
-
-
-def _tuned(folder: File, digest: str) -> dict[tuple[int, float], gaussian.Tuned]:
-    """The routes saved with a model."""
-    if not (folder / TUNED).exists():
-        return {}
-    try:
-        saved = json.loads((folder / TUNED).read_bytes())
-        routes = {(r["calls"], float(r["scale"])): gaussian.Tuned.from_config(r) for r in saved["routes"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/{TUNED} is damaged ({error}); delete it, and tune again") from error
-    if saved.get("recipe") != digest:
-        raise CheckpointError(f"{folder}/{TUNED} was measured on another model than the one there; delete it, and tune again")
-    return routes
 
 
 def _bar(loop: Any, total: int, first: int, n: int) -> Any:

@@ -8,10 +8,9 @@ the end of the grid, checks the result once, and if it is not finite replays the
 Checked by: tests/test_simulate.py and tests/conformance/test_families.py
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +24,7 @@ from undrift.protocols import Denoiser, Path, Sampler
 __all__ = ["Ancestral", "OneCall", "Step", "check_family", "sample", "trajectory"]
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A stop on the way.
 
     Attributes:
@@ -72,16 +70,17 @@ def trajectory(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor, *, r
     """
     check_family(sampler, denoiser.path)
     plan, state = sampler.plan(denoiser.path, grid), sampler.init(x)
+    before = x.dtype
     yield Step(0, grid.times[0], x, None)
-    for i in range(grid.steps):
-        before = x.dtype
+    for i, t in enumerate(grid.times[1:]):
         x, state, law = sampler.step(denoiser, plan, i, x, state, rng)
         if x.dtype != before:
             raise ShapeError(
                 f"a state of {before} came back as {x.dtype}: the denoiser answers in {x.dtype}; start from a state of that "
                 f"dtype (dtype={x.dtype}), or build its law or network in {before}"
             )
-        yield Step(i + 1, grid.times[i + 1], x, law)
+        yield Step(i + 1, t, x, law)
+        del law  # its memory serves the next step
 
 
 @torch.no_grad()
@@ -136,9 +135,12 @@ def sample(
         start = (prior or denoiser.path.prior(like)).sample(source)
         return trajectory(denoiser, sampler, grid, start, rng=source)
 
-    last = deque(progress(run()), maxlen=1).pop()
-    if not bool(_broken(last.x).any()):
-        return last.x
+    x = like
+    for step in progress(run()):
+        x = step.x
+        del step  # and with it the answer that made it, whose memory serves the next step
+    if not bool(_broken(x).any()):
+        return x
     for step in run():
         bad = _broken(step.x)
         if bool(bad.any()):

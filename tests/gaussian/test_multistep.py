@@ -73,7 +73,9 @@ def lagrange(nodes: list[float], start: float, end: float, exponential: bool = F
             coefficients = [Decimal(1)]
             for other in at[:j] + at[j + 1 :]:
                 shifted = [Decimal(0), *coefficients]
-                coefficients = [(s - other * c) / (node - other) for s, c in zip(shifted, [*coefficients, Decimal(0)], strict=True)]
+                coefficients = [
+                    (s - other * c) / (node - other) for s, c in zip(shifted, [*coefficients, Decimal(0)], strict=True)
+                ]
             weights.append(float(sum(c * m for c, m in zip(coefficients, moments, strict=True))))
         return weights
 

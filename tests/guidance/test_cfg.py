@@ -284,3 +284,12 @@ def test_a_model_without_a_silent_label_may_be_asked_plainly_or_against_another(
     guidance.cfg(mute, COND, 2.0, away=COND)(X, T)
     with pytest.raises(LabelError):
         guidance.cfg(mute, COND, 2.0)(X, T)
+
+
+@pytest.mark.parametrize("scale", [2.0, torch.tensor([0.5, 2.0, 3.0], dtype=F)])
+@pytest.mark.parametrize("away", [None, torch.tensor([1, 1, 0])])
+def test_rows_follow_their_samples(model, scale, away):
+    # Rows in another order and twice: each keeps its label, what it is contrasted with, and its scale.
+    which = torch.tensor([2, 0, 2])
+    guided = guidance.cfg(model, COND, scale, away=away)
+    torch.testing.assert_close(guided.rows(which)(X[which], T).mean, guided(X, T).mean[which], rtol=1e-12, atol=1e-12)

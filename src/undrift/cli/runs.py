@@ -132,7 +132,7 @@ def tune(run: Path, calls: int, where: Sequence[str], scale: float, seed: int, d
 
     model = ud.load(run, device=device or best_device())
     found = model.tune(calls, _where(where, model) or None, scale=scale, seed=seed, progress=not as_json)
-    model.save_tuned(run)
+    model.tuned.save(run, model.recipe.digest())
     config = found.to_config()
     print(json.dumps({key: config[key] for key in ("calls", "cost", "errors")}) if as_json else found)
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from undrift.errors import GridError, ShapeError
 from undrift.gaussian.default import Route, default
+from undrift.gaussian.denoiser import rows
 from undrift.gaussian.solvers.fitted import Fitted
 from undrift.gaussian.solvers.multistep import Multistep
 from undrift.grids import Grid, bend, spaced
@@ -85,8 +86,8 @@ class Tuned(Route):
     def from_config(config: dict[str, Any]) -> "Tuned":
         """What `to_config` gave."""
         grid = Grid(tuple(config["times"]))
-        rows = config.get("rows")
-        sampler = Multistep(**config["multistep"]) if rows is None else Fitted(grid, tuple(tuple(row) for row in rows))
+        weights = config.get("rows")
+        sampler = Multistep(**config["multistep"]) if weights is None else Fitted(grid, tuple(tuple(row) for row in weights))
         own, plain, *curve = (Error(*numbers) for numbers in config["errors"])
         return Tuned(sampler, grid, own, plain, tuple(curve), config["cost"])
 
@@ -112,7 +113,7 @@ def tune(
     """Choose solver, clock and grid for a number of calls.
 
     Args:
-        denoiser: on a Gaussian path; guided or not.
+        denoiser: on a Gaussian path; guided or not. One that holds something per sample has a method `rows`.
         start: states at the first time, shape (B, *E), at least 8: half to fit to, half to judge by. Some
             thousand numbers in all are enough.
         calls: network calls of the route, >= 1.
@@ -133,11 +134,13 @@ def tune(
     half = len(start) // 2
     teacher, spent = _Teacher.of(denoiser, start, max(100, 6 * calls), grid, progress), max(100, 6 * calls)
     ends, unseen = teacher.end[half:], start[half:]
+    everyone = torch.arange(len(start))
+    fitted, judged = _of(denoiser, everyone[:half]), _of(denoiser, everyone[half:])
 
     def judge(sampler: Sampler, on: Grid) -> Error:
         nonlocal spent
         spent += -(-sampler.calls(on) // 2)
-        return _error(sampler.calls(on), _last(denoiser, sampler, on, unseen), ends)
+        return _error(sampler.calls(on), _last(judged, sampler, on, unseen), ends)
 
     plain = judge(usual.sampler, usual.grid)
     best, route, centre = plain, usual, BENDS[0]
@@ -150,7 +153,7 @@ def tune(
         tried.add((data, noise))
         on = spaced(denoiser.path.schedule, calls, *grid, clock="flow", shape=bend(data, noise))
         spent += -(-calls // 2)
-        for sampler in (_fit(denoiser, on, teacher, half), BASE, Multistep("v", order=2)):
+        for sampler in (_fit(fitted, on, teacher, half), BASE, Multistep("v", order=2)):
             error = judge(sampler, on)
             if error.median < best.median and error.rms <= 1.05 * plain.rms:
                 best, route, centre = error, Route(sampler, on), (data, noise)
@@ -234,6 +237,11 @@ def _halved(grid: Grid) -> Grid:
     return Grid((*(u for t, s in pairs for u in (t, 0.5 * (t + s))), grid.times[-1]))
 
 
+def _of(denoiser: Any, which: Tensor) -> Any:
+    """The denoiser of some of the starts."""
+    return rows(denoiser, which) if hasattr(denoiser, "rows") else denoiser
+
+
 @dataclass(frozen=True)
 class _Teacher:
     """A fine solution y = x / (alpha + sigma) by its values and slopes over the flow clock w, first half of the starts alone.
@@ -290,7 +298,7 @@ def _levels(path: Any, times: tuple[float, ...]) -> tuple[Tensor, Tensor]:
 def _fit(denoiser: Any, grid: Grid, teacher: _Teacher, half: int) -> Fitted:
     """Weights of every step, fitted one after the other on the states that they lead to."""
     start = teacher.values[0] * float(sum(level[0] for level in _levels(denoiser.path, grid.times)))
-    base, parts, rows = _unrolled(denoiser.path, grid), [start], []
+    base, parts, made = _unrolled(denoiser.path, grid), [start], []
     products = torch.empty(half, 0, 0, dtype=torch.float64)
     x = start
     for i, (alpha, sigma) in enumerate(zip(*(level[1:].tolist() for level in _levels(denoiser.path, grid.times)), strict=True)):
@@ -301,9 +309,9 @@ def _fit(denoiser: Any, grid: Grid, teacher: _Teacher, half: int) -> Fitted:
         weights = base[i + 1, : i + 2].clone()
         off = teacher.at(alpha, sigma).double() - _mixed(parts, weights).double()
         weights += _least_squares(products, torch.stack([_dot(part, off) for part in parts], 1), _dot(off, off))
-        rows.append(tuple(weights.tolist()))
+        made.append(tuple(weights.tolist()))
         x = _mixed(parts, weights)
-    return Fitted(grid, tuple(rows))
+    return Fitted(grid, tuple(made))
 
 
 def _unrolled(path: Any, grid: Grid) -> Tensor:

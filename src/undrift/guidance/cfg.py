@@ -120,3 +120,8 @@ class ClassifierFree:
             raise ShapeError(f"guidance holds {self.cond.shape[0]} conditions for a batch of {n}; give one per sample")
         law = self._doubled(torch.cat([x_t, x_t]), torch.cat([t, t]) if t.ndim else t)
         return law.rows(slice(0, n)), law.rows(slice(n, 2 * n))
+
+    def rows(self, which: Tensor) -> "ClassifierFree":
+        """The contrast of some rows of the batch."""
+        which = which.to(self.cond.device)
+        return ClassifierFree(self.model, self.cond[which], None if self.against is None else self.against[which])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from undrift.core import check_state
 from undrift.errors import FamilyError
+from undrift.gaussian import rows
 from undrift.guidance.strength import Scale, at, once, plainly
 from undrift.typing import Time
 
@@ -86,6 +87,16 @@ class Guided:
             return self.contrast.away(x_t, t)
         toward, away = self.contrast.both(x_t, t)
         return toward.extrapolate(away, scale)
+
+    def rows(self, which: Tensor) -> "Guided":
+        """The denoiser of some rows of the batch, where the contrast can be asked for them.
+
+        Checked by: tests/guidance/test_cfg.py::test_rows_follow_their_samples
+        """
+        scale = self.scale
+        if isinstance(scale, Tensor) and scale.ndim:
+            scale = scale[which.to(scale.device)]
+        return Guided(rows(self.contrast, which), scale)
 
 
 def check_same_path(one: Any, other: Any, cure: str) -> None:

@@ -29,7 +29,6 @@ from torch import Tensor
 from undrift.core import Random, pad
 from undrift.errors import GridError, NonFiniteError
 from undrift.gaussian.denoiser import rows
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.plan import Plan, ends, tabulate
 from undrift.gaussian.solvers.stages import CLOCKS
 from undrift.grids import Grid
@@ -111,7 +110,7 @@ class Adaptive:
         """The least it can be, three between two times; `report` says what it was."""
         return 3 * grid.steps
 
-    def plan(self, path: Path, grid: Grid) -> tuple[Schedule, Plan]:
+    def plan(self, path: Any, grid: Grid) -> tuple[Schedule, Plan]:
         """The schedule, and for every interval w at both ends."""
         check_family(self, path)
         pair = [(path.schedule.alpha(u), path.schedule.sigma(u)) for u in ends(grid)]

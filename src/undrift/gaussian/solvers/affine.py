@@ -7,12 +7,11 @@ DDIM, DDPM, Euler-Maruyama and the exponential integrator differ in the three nu
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undrift.core import Random
 from undrift.gaussian.path import Path
-from undrift.gaussian.solvers.plan import Plan, ends, tabulate
+from undrift.gaussian.solvers.plan import Plan, combine, ends, tabulate
 from undrift.gaussian.solvers.reverse_sde import drawn, signal_clock
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
@@ -65,7 +64,7 @@ class AffineSolver(ABC):
         """One call, then at most three elementwise operations; noise is drawn only where c > 0."""
         a, b, c = plan.rows[i]
         law = denoiser(x, plan.times[i])
-        x = torch.add(x * a, law.mean, alpha=b)
+        x = combine(x, a, law.mean, b)
         if c > 0:
-            x = torch.add(x, rng.normal(x.shape, dtype=x.dtype, device=x.device), alpha=c)
+            x.add_(rng.normal(x.shape, dtype=x.dtype, device=x.device), alpha=c)
         return x, None, law

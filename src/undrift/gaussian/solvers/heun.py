@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import Random
-from undrift.gaussian.solvers.plan import Plan, ends, tabulate
+from undrift.gaussian.solvers.plan import Plan, combine, ends, tabulate
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
 from undrift.simulate import check_family
@@ -83,9 +83,9 @@ class Heun:
         """Predict with DDIM, correct with the slope found there."""
         a, b, c, d, e, f = plan.rows[i]
         law = denoiser(x, plan.times[i])
-        ahead = torch.add(x * a, law.mean, alpha=b)
+        ahead = combine(x, a, law.mean, b)
         if e == 0:
             return ahead, None, law
         there = denoiser(ahead, plan.times[i + 1])
-        x = torch.add(x * c, law.mean, alpha=d)
+        x = combine(x, c, law.mean, d)
         return x.add_(ahead, alpha=e).add_(there.mean, alpha=f), None, there

@@ -26,7 +26,6 @@ from torch import Tensor
 from undrift.core import Random, pad
 from undrift.errors import GridError
 from undrift.gaussian.denoiser import rows
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.affine import AffineSolver
 from undrift.gaussian.solvers.ddim import DDIM
 from undrift.gaussian.solvers.plan import Plan
@@ -110,7 +109,7 @@ class Picard:
         """The least it can be, one a window; at most one a step; `report` says what it was."""
         return -(-grid.steps // self.window)
 
-    def plan(self, path: Path, grid: Grid) -> PicardPlan:
+    def plan(self, path: Any, grid: Grid) -> PicardPlan:
         """The solver's own coefficients."""
         plan: Plan = self.solver.plan(path, grid)
         times = torch.tensor(grid.times, dtype=torch.float64)

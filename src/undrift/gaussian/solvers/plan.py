@@ -12,7 +12,7 @@ from undrift.errors import GridError
 from undrift.gaussian.path import Path
 from undrift.grids import Grid
 
-__all__ = ["Plan", "tabulate"]
+__all__ = ["Plan", "combine", "ends", "tabulate", "ticks"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,30 @@ def ends(grid: Grid) -> tuple[Tensor, Tensor]:
     return times[:-1], times[1:]
 
 
+def ticks(grid: Grid) -> tuple[Tensor, ...]:
+    """Times of the grid as n + 1 float64 scalars on the CPU."""
+    return torch.tensor(grid.times, dtype=torch.float64).unbind()
+
+
+def combine(x: Tensor, gain: float, mean: Tensor, weight: float) -> Tensor:
+    """gain x + weight mean, in one new block of memory: with a second one the step may cost more page faults than arithmetic.
+
+    A mean of another dtype is promoted, not rounded in silence; the trajectory then says so.
+    """
+    out = x * gain
+    return out.add_(mean, alpha=weight) if mean.dtype == out.dtype else torch.add(out, mean, alpha=weight)
+
+
 def tabulate(solver: object, path: Path, grid: Grid, columns: tuple[Tensor, ...]) -> Plan:
     """A plan from columns of shape (n,).
 
     Raises:
         GridError: a number is not finite; names the first such step.
     """
-    rows = tuple(tuple(row) for row in torch.stack(torch.broadcast_tensors(*columns), 1).tolist())
+    table = torch.stack(torch.broadcast_tensors(*columns), 1)
+    rows = tuple(map(tuple, table.tolist()))
+    if bool(table.isfinite().all()):
+        return Plan(ticks(grid), rows)
     for (t, s), row in zip(pairwise(grid.times), rows, strict=True):
         if all(math.isfinite(c) for c in row):
             continue
@@ -53,4 +70,4 @@ def tabulate(solver: object, path: Path, grid: Grid, columns: tuple[Tensor, ...]
             f"{type(solver).__name__} has no finite step from t = {t:g} to s = {s:g} on {path.schedule!r}, whose drift "
             "or noise is infinite there; start and end the grid just inside, or use DDIM, which has such a step"
         )
-    return Plan(tuple(torch.tensor(t, dtype=torch.float64) for t in grid.times), rows)
+    raise AssertionError("unreachable: a number of the table is not finite")

@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from undrift.core import Random
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.plan import ends, tabulate
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
@@ -145,7 +144,7 @@ class StagedSolver(ABC):
     def stages(self, schedule: Schedule, t: Tensor, s: Tensor) -> list[tuple[Tensor, Columns]]:
         """The steps by kind: (indices of the steps, for every call its times and the weights of what comes next)."""
 
-    def plan(self, path: Path, grid: Grid) -> StagedPlan:
+    def plan(self, path: Any, grid: Grid) -> StagedPlan:
         """Times and weights of all stages."""
         check_family(self, path)
         t, s = ends(grid)

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import GridError
-from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.phi import phi
 from undrift.gaussian.solvers.plan import Plan, ends, tabulate
 from undrift.grids import Grid
@@ -81,7 +80,7 @@ class UniPC:
         """One a step."""
         return grid.steps
 
-    def plan(self, path: Path, grid: Grid) -> Plan:
+    def plan(self, path: Any, grid: Grid) -> Plan:
         """Of every step: the corrector's gain and its weights of D_s, D_t, ...; the predictor's gain and weights of D_t, ..."""
         check_family(self, path)
         t, s = ends(grid)
