@@ -130,3 +130,20 @@ def test_meanings():
     assert "held-out" in words.meaning("Sliced W2 (mm)")
     assert words.meaning("my figure", {"My": "mine"}) == "mine"
     assert words.meaning("zzz") == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "behind"),
+    [
+        ({"value": 0.61, "low": 0.58, "high": 0.64}, True),
+        ({"value": 0.61, "low": 0.4, "high": 0.8}, False),  # the Gaussian lies within the interval
+        ({"value": 0.85}, False),
+        ({"value": 0.61, "baseline": None}, False),
+        ({"value": 0.61, "baseline": 0.95}, False),  # a Gaussian above the floor is no yardstick
+    ],
+)
+def test_a_figure_on_which_a_gaussian_does_better_is_named(change, behind):
+    at_floor = DISTANCE | {"value": DISTANCE["floor"], "low": None}
+    recall = {"name": "recall", "value": 0.6, "floor": 0.9, "baseline": 0.785, "better": "higher", "unit": "share"}
+    found = words.verdict({"figures": [at_floor, recall | change]})
+    assert (found.tone, "A Gaussian does better in recall." in found.sentence) == (("fair", True) if behind else ("good", False))

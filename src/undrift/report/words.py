@@ -228,6 +228,7 @@ def verdict(evidence: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, A
        the floor, fair up to 3 times.
        A classifier that tells samples from real records (the figure "C2ST...") has a say: while its interval lies above a
        guess, samples are "close to real data" at best, and fair at best where it is right three times in four.
+       A figure on which the best Gaussian does better, its interval included, is named, and makes good fair.
     2. *Memorisation.* A warning if the lower end of the interval of the figure "memorised..." lies above its floor, the
        expected share; without an interval, if it is more than twice the floor. A warning makes any verdict poor:
        a copier, too, is close to real data.
@@ -246,6 +247,11 @@ def verdict(evidence: Mapping[str, Any] | None, metrics: Sequence[Mapping[str, A
             parts.append(f"A classifier tells them apart in {percent(told['value'])} of cases; a guess is 50 %.")
             if tone == "good":
                 tone, head = ("fair", "Told apart by a classifier") if told["value"] > 0.75 else (tone, "Close to real data")
+    behind = [str(figure["name"]) for figure in figures if _behind(figure)]
+    if behind:
+        parts.append(f"A Gaussian does better in {_listed(behind)}.")
+        if tone == "good":
+            tone, head = "fair", f"Close to real data, but not in {_listed(behind)}"
     below = gain(metrics)
     if below is not None:
         side = f"{percent(below)} below" if below >= 0 else f"{percent(-below)} above"
@@ -268,6 +274,22 @@ def _distance(figures: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
         and figure["floor"] > 0
     ]
     return next((figure for figure in fit if _known(figure.get("baseline"))), fit[0] if fit else None)
+
+
+def _behind(figure: Mapping[str, Any]) -> bool:
+    """Whether the Gaussian baseline does better on a figure, even by the kinder end of its interval."""
+    if str(figure.get("name")).casefold().startswith("memor") or not _known(figure.get("value")):
+        return False
+    floor, baseline, lower = figure.get("floor"), figure.get("baseline"), figure.get("better") == "lower"
+    if not _known(baseline) or not _known(floor) or figure.get("better") not in ("lower", "higher"):
+        return False
+    end = figure.get("low" if lower else "high")
+    kind = end if _known(end) else figure["value"]
+    return kind > baseline > floor if lower else kind < baseline < floor
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _told(figure: Mapping[str, Any]) -> tuple[str, str, str]:
