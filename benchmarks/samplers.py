@@ -3,10 +3,12 @@
     python benchmarks/samplers.py                            # fresh problems; writes docs/benchmarks/samplers.md
     python benchmarks/samplers.py --seeds 1 2 3 --dims 8     # the same problems again, some of the cells
     python benchmarks/samplers.py --search --seeds 1         # every setting of every peer; renews the short list
+    python benchmarks/samplers.py --parts b c --out b_c.md   # some of the parts
 
 One module a part, each with `options(parser)` and `part(args, python)`, which gives the lines of its section: (a)
-`sampler_endpoints.py`, the error of the endpoint at a given number of calls. Peers run in an environment of their own, with the
-versions of `benchmarks/peers-pictures.txt` and `benchmarks/peers-samplers.txt`; undrift runs in this one.
+`sampler_endpoints.py`, the error of the endpoint at a given number of calls; (b) `sampler_overhead.py`, the time that a sampler
+takes beside the network; (c) `sampler_calls.py`, the calls that a trained network needs. Peers run in an environment of their
+own, with the versions of `benchmarks/peers-pictures.txt` and `benchmarks/peers-samplers.txt`; undrift runs in this one.
 """
 
 import argparse
@@ -17,10 +19,12 @@ from pathlib import Path
 
 import torch
 
+import sampler_calls
 import sampler_endpoints
+import sampler_overhead
 from pictures import HERE, ROOT, cpu, make_environment
 
-PARTS = (sampler_endpoints,)
+PARTS = {"a": sampler_endpoints, "b": sampler_overhead, "c": sampler_calls}
 
 
 def environment(folder: Path) -> Path:
@@ -43,7 +47,8 @@ def main() -> None:
         "--peers-env", type=Path, default=ROOT / ".venv-samplers", help="the peers' environment; made on first use"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks/samplers.md")
-    for module in PARTS:
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    for module in PARTS.values():
         module.options(parser)
     args = parser.parse_args()
     if args.seeds is None:
@@ -59,8 +64,8 @@ def main() -> None:
         f"{cpu()}, one thread a process, Python {platform.python_version()}.",
         "",
     ]
-    for module in PARTS:
-        lines += module.part(args, python)
+    for name in args.parts:
+        lines += PARTS[name].part(args, python)
     args.out.write_text("\n".join(lines).rstrip() + "\n")
     print(f"wrote {args.out}")
 

@@ -88,6 +88,17 @@ def mixture(d: int, kind: str = "full", k: int = 3, seed: int = 0, spread: float
     return Mixture.of(weights / weights.sum(), means, covariance(kind, k, d, seed))
 
 
+def clustered(seed: int, d: int = 8, k: int = 25) -> Mixture:
+    """A mixture of unit total variance, half of it within its parts, with random weights and Wishart covariances."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(k))
+    means, roots = rng.normal(size=(k, d)), rng.normal(size=(k, d, d)) / np.sqrt(d)
+    means = means - weights @ means
+    scale = np.sqrt(weights @ (means**2).mean(1) + weights @ (roots**2).sum((1, 2)) / d)
+    cov = Covariance.full(torch.from_numpy(roots @ roots.transpose(0, 2, 1) / scale**2))
+    return Mixture.of(torch.from_numpy(weights), torch.from_numpy(means / scale), cov)
+
+
 def line(weights: Sequence[float], means: Sequence[float], variances: Sequence[float]) -> Mixture:
     """A mixture on the line."""
     means_, variances_ = time(means)[:, None], time(variances)
@@ -268,7 +279,7 @@ def flow(law: Any, x: Tensor, noise: float, end: float) -> Tensor:
 
 
 def endpoint(law: Any, x: Tensor, *, end: float = 0.0) -> Tensor:
-    """Probability-flow solution from pure noise x (alpha = 0, sigma = 1) to the noise level sigma / alpha = `end`, for x / norm.
+    """Probability-flow solution from pure noise x (alpha = 0, sigma = 1) to the noise level sigma / alpha = `end`, of x / norm.
 
     By DOP853 in the angle atan2(sigma, alpha), in which dx / dtheta = z_hat cos - x0_hat sin is finite everywhere. To data it
     stops at 1e-6 and goes on by the posterior mean, which is right to the square of that where the law has variance.

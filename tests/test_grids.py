@@ -9,7 +9,7 @@ import torch
 from conformance.families import SCHEDULES, f64
 from undrift import grids
 from undrift.errors import GridError, TimeError
-from undrift.grids import GRIDS, Grid
+from undrift.grids import CLOCKS, GRIDS, SHAPES, Grid, bend, spaced
 
 ENDS = [(1.0, 0.0), (1.0, 0.01), (0.9, 0.0), (0.8, 0.1)]
 LADDERS = ["log_snr", "karras"]
@@ -77,6 +77,123 @@ def test_uniform_and_quadratic_have_equal_steps_in_their_variable(start: float) 
     np.testing.assert_allclose(np.diff(grids.uniform(None, 30, start, 0.05).times), -(start - 0.05) / 30, rtol=1e-12)
     roots = np.sqrt(grids.quadratic(None, 30, start, 0.05).times)
     np.testing.assert_allclose(np.diff(roots), -(math.sqrt(start) - math.sqrt(0.05)) / 30, rtol=1e-12)
+
+
+HEIGHTS = {
+    "time": None,
+    "log_snr": np.log,
+    "karras": lambda r: r ** (1 / 7),
+    "angle": np.arctan,
+    "flow": lambda r: r / (1 + r),
+}
+"""Every clock, written out; of sigma / alpha."""
+CURVES = {
+    "uniform": lambda u: u,
+    "quadratic": lambda u: u * u,
+    "cosine": lambda u: 2 * np.sin(np.pi * u / 4) ** 2,
+    "sigmoid": lambda u: (1 / (1 + np.exp(6 - 12 * u)) - 1 / (1 + np.exp(6))) / (1 / (1 + np.exp(-6)) - 1 / (1 + np.exp(6))),
+}
+"""Every shape, written another way."""
+
+
+@pytest.mark.parametrize("name", ["vp", "edm", "linear_flow", "cosine"])
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_on_a_clock_is_its_formula(shape: str, clock: str, name: str) -> None:
+    for steps, start, end in ((1, 1.0, 0.0), (2, 1.0, 0.0), (3, 1.0, 0.0), (17, 1.0, 0.0), (17, 0.8, 0.1), (60, 0.9, 0.0)):
+        grid = spaced(SCHEDULES[name], steps, start, end, clock=clock, shape=shape)
+        assert grid.steps == steps
+        assert (grid.times[0], grid.times[-1]) == (start, end)
+        if clock == "time":
+            want = end + (start - end) * CURVES[shape](np.linspace(1, 0, steps + 1))
+            np.testing.assert_allclose(grid.times, want, atol=1e-14)
+            continue
+        with np.errstate(divide="ignore"):
+            levels = noise(name, grid.times)
+        ladder = CLOCKS[clock].endless
+        first, last = int(ladder and levels[0] == np.inf), steps - int(ladder and levels[-1] == 0)
+        if last <= first:  # two ends of their own, and at most one rung
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            top, bottom = 80.0 if first else levels[0], 0.002 if last < steps else levels[-1]
+            height = (lambda r: np.where(np.isinf(r), 1.0, HEIGHTS[clock](r))) if clock == "flow" else HEIGHTS[clock]
+            got, (high, low) = height(levels[first : last + 1]), height(np.array([top, bottom]))
+        want = low + (high - low) * CURVES[shape](np.linspace(1, 0, last - first + 1))
+        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8)  # t near 1 is rounded at 1e-16 / (1 - t)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_rise_from_0_to_1(shape: str) -> None:
+    u = np.linspace(0, 1, 101)
+    value = SHAPES[shape](u)
+    np.testing.assert_allclose(value[[0, -1]], [0, 1], atol=1e-15)
+    assert bool((np.diff(value) > 0).all())
+    np.testing.assert_allclose(value, CURVES[shape](u), atol=1e-15)
+
+
+@pytest.mark.parametrize("clock", [c for c in CLOCKS if CLOCKS[c]])
+def test_clocks_rise_and_have_their_inverse(clock: str) -> None:
+    r = np.geomspace(1e-4, 1e4, 60)
+    value = CLOCKS[clock].of(r)
+    assert bool((np.diff(value) > 0).all())
+    np.testing.assert_allclose(value, HEIGHTS[clock](r), rtol=1e-12)
+    np.testing.assert_allclose(CLOCKS[clock].noise(value), r, rtol=1e-10)  # 1e-16 / (1 - w) at 1e4
+    with np.errstate(divide="ignore"):
+        ends = CLOCKS[clock].of(np.array([0.0, np.inf]))
+    assert bool(np.isfinite(ends).all()) != CLOCKS[clock].endless
+
+
+def test_angle_and_flow_take_equal_steps_between_both_infinities() -> None:
+    for steps in (1, 2, 7, 200):
+        for name in ("linear_flow", "cosine"):
+            i = np.linspace(1, 0, steps + 1)
+            with np.errstate(divide="ignore"):
+                turn = np.arctan(noise(name, GRIDS["angle"](SCHEDULES[name], steps).times))
+                share = noise(name, GRIDS["flow"](SCHEDULES[name], steps).times)
+            np.testing.assert_allclose(turn, 0.5 * np.pi * i, atol=1e-9)
+            np.testing.assert_allclose(1 / (1 + 1 / share[:-1]), i[:-1], rtol=1e-9)
+    # The flow's own time is its clock; the trigonometric schedule's is the angle.
+    np.testing.assert_allclose(GRIDS["flow"](SCHEDULES["linear_flow"], 9).times, np.linspace(1, 0, 10), atol=1e-12)
+    np.testing.assert_allclose(GRIDS["angle"](SCHEDULES["trigonometric"], 9).times, np.linspace(1, 0, 10), atol=1e-12)
+
+
+@pytest.mark.parametrize(("data", "towards"), [(1.0, 1.0), (2.0, 1.0), (1.0, 2.0), (0.5, 1.0), (1.6, 1.3)])
+def test_bend_crowds_where_it_says(data: float, towards: float) -> None:
+    u = np.linspace(0, 1, 1001)
+    value = bend(data, towards)(u)
+    np.testing.assert_allclose(value[[0, -1]], [0, 1], atol=1e-15)
+    assert bool((np.diff(value) > 0).all())
+    # Near data it is noise * u^data, near noise 1 - (data (1 - u))^noise.
+    assert value[1] == pytest.approx(towards * u[1] ** data, rel=0.01 + u[1] ** data)
+    assert 1 - value[-2] == pytest.approx((data * (1 - u[-2])) ** towards, rel=0.01)
+    assert (value[1] < u[1]) == (data > 1) or data == 1
+    assert (1 - value[-2] < 1 - u[-2]) == (towards > 1) or towards == 1
+    grid = spaced(SCHEDULES["linear_flow"], 10, clock="flow", shape=bend(data, towards))
+    np.testing.assert_allclose(grid.times, bend(data, towards)(np.linspace(1, 0, 11)), atol=1e-12)
+
+
+def test_a_clock_of_ones_own_serves_as_well() -> None:
+    root = grids.Clock(lambda r: np.sqrt(r), np.square)
+    grid = spaced(SCHEDULES["edm"], 8, clock=root, shape=lambda u: u**3)
+    np.testing.assert_allclose(np.sqrt(noise("edm", grid.times)), np.sqrt(80) * np.linspace(1, 0, 9) ** 3, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: spaced(SCHEDULES["vp"], 5, clock="sigma"), "unknown clock 'sigma'; the clocks are time, log_snr, karras"),
+        (lambda: spaced(SCHEDULES["vp"], 5, shape="linear"), "unknown shape 'linear'; the shapes are uniform, quadratic"),
+        (lambda: spaced(None, 5), "other than 'time' needs a schedule"),
+        (lambda: bend(0.0), "two positive exponents, got 0 and 1; 1 leaves"),
+        (lambda: bend(1.0, -1.0), "two positive exponents, got 1 and -1"),
+        (lambda: grids.karras(SCHEDULES["vp"], 5, rho=0.0), "needs rho > 0, got 0; 7 is the usual"),
+        (lambda: spaced(SCHEDULES["vp"], 5, clock="karras", sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
+        (lambda: spaced(None, 3, clock="time", shape=lambda u: 0 * u), "must be strictly monotone"),
+    ],
+)
+def test_spaced_refuses_with_the_cure(make, match: str) -> None:
+    with pytest.raises(GridError, match=match):
+        make()
 
 
 def test_of_times_keeps_the_callers_numbers() -> None:

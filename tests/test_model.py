@@ -341,6 +341,16 @@ def test_trust_is_the_distance_to_twice_the_calls(model):
     assert float(model.trust(5, steps=32).median()) < 0.3 * float(model.trust(5, steps=8).median())
 
 
+def test_trust_follows_what_is_asked_for_in_any_batches(model, monkeypatch):
+    from undrift import model as facade
+
+    where = {"class": [0, 1, 2, 3, 4]}
+    want = gaussian.discretisation(model.guided(5, where, 2.0), model.route(4, scale=2.0), model.noise(5))
+    monkeypatch.setattr(facade, "AT_ONCE", 2)
+    # Batches of float32 differ by rounding, from one another and from one sample to the next.
+    torch.testing.assert_close(model.trust(5, where, scale=2.0, steps=4), want, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("ask", "cure"),
     [

@@ -98,7 +98,9 @@ def adaptive(problem: Problem, calls: int, solve: Callable[..., Tensor], method:
         problem.calls = 0
         try:
             made = solve(problem, calls, method, torch.tensor([0.0, 1.0], dtype=F64), atol=tolerance, rtol=tolerance)
-        except (Spent, AssertionError):  # torchdiffeq asserts where a tolerance is so loose that its step vanishes
+        except Spent:  # and so would tighter ones
+            break
+        except AssertionError:  # torchdiffeq asserts where a tolerance is so loose that its step vanishes
             continue
         if problem.calls > most:
             best, most = made, problem.calls

@@ -88,8 +88,8 @@ def adaptive(problem: Problem, calls: int, low: float, order: int) -> Tensor | N
             made = sampling.sample_dpm_adaptive(
                 counted, problem.start(1.0, TOP), low, TOP, order=order, rtol=tolerance, atol=0.156 * tolerance, disable=True
             )
-        except Spent:
-            continue
+        except Spent:  # and so would tighter ones
+            break
         if problem.calls > most:
             best, most = made, problem.calls
     problem.calls = most

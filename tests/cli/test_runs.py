@@ -46,8 +46,25 @@ def test_samples_come_as_a_table_like_the_data(home):
 def test_one_row_of_conditions_each(home):
     (home / "asked.csv").write_text("group\na\nb\nb\n")
     done = undrift("sample", "runs/own", "--where-file", "asked.csv", "--steps", 4, "--out", "three.csv", "--json", cwd=home)
-    assert json.loads(done.stdout) == {"samples": "three.csv", "n": 3}
+    assert json.loads(done.stdout) == {"samples": "three.csv", "n": 3, "calls": 4}
     assert [line[-1] for line in (home / "three.csv").read_text().splitlines()[1:]] == ["a", "b", "b"]
+
+
+def test_as_few_calls_as_an_error_takes(home):
+    early = undrift("sample", "runs/own", "--tolerance", 0.1, cwd=home)
+    assert (early.returncode, "model.tune(calls=8)" in early.stderr) == (2, True)
+    done = undrift("tune", "runs/own", "--calls", 4, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (calls, median, _), usual, *curve = json.loads(done.stdout)["errors"]
+    assert (calls, usual[0], median <= usual[1]) == (4, 4, True)
+    worst = max(median, *(error[1] for error in curve))
+    done = undrift("sample", "runs/own", "-n", 5, "--tolerance", worst, "--trust", "--json", cwd=home)
+    said = json.loads(done.stdout)
+    assert said["calls"] == min(n for n, error in [(4, median), *((e[0], e[1]) for e in curve)] if error <= worst)
+    assert 0 < said["discretisation"]["median"] <= said["discretisation"]["largest"]
+    told = undrift("sample", "runs/own", "-n", 5, "--steps", 6, "--trust", cwd=home).stdout
+    assert "5 samples of 6 network calls each" in told
+    assert "discretisation error, by twice the calls" in told
 
 
 def test_pictures_come_as_png_with_the_way_they_came(tmp_path):

@@ -1,7 +1,7 @@
 """The exponential multistep: weights by exact arithmetic, steps written out by hand, limits, orders.
 
-Nothing here shares a formula with the solver: the weights of a polynomial through the last answers come from its coefficients and
-the closed moments of 1 and e^u, in 50 decimal digits.
+Nothing here shares a formula with the solver: the weights of a polynomial through the last answers come from its coefficients
+and the closed moments of 1 and e^u, in 50 decimal digits.
 """
 
 import math
@@ -11,7 +11,23 @@ from itertools import pairwise
 import pytest
 import torch
 
-from oracles import F64, SCHEDULES, Fixed, MeanOnly, at_noise, draws, flow, mixture, normal, relative, run, slopes, spd, time
+from oracles import (
+    F64,
+    SCHEDULES,
+    Fixed,
+    MeanOnly,
+    at_noise,
+    draws,
+    endpoint,
+    flow,
+    mixture,
+    normal,
+    relative,
+    run,
+    slopes,
+    spd,
+    time,
+)
 from undrift import gaussian, grids
 from undrift.core import PerSample
 from undrift.errors import GridError
@@ -90,7 +106,7 @@ def onward(quantity: str, levels, i: int, which: list[int]) -> tuple[float, list
 
 
 def by_hand(denoiser, solver: Multistep, clock: str, grid: grids.Grid, x: torch.Tensor) -> torch.Tensor:
-    """The docstring's recursion: predict with the last answers; correct with one more; order 3 alone starts with a trapezoid."""
+    """The docstring's recursion: predict with the last answers, correct with one more; order 3 alone begins by a trapezoid."""
     at, read = levels(clock, grid), BY_HAND[solver.quantity][2]
     points = solver.order - solver.corrector
 
@@ -149,7 +165,7 @@ def test_order_1_is_ddim(clock, quantity):
 
 @pytest.mark.parametrize("clock", ["vp", "trigonometric", "custom"])
 def test_v_of_order_1_is_euler_in_the_angle(clock):
-    # y = x / n moves by dy / dtheta = v: on the unit circle x_s = cos(d) x_t + ... is DDIM's rotation, of which this is the chord.
+    # y = x / n moves by dy / dtheta = v; DDIM turns on the circle of which this is the tangent.
     grid = interior(clock, 6)
     denoiser = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), GMM)
     x = start = draws((4, 2), 1)
@@ -278,8 +294,12 @@ def test_a_polynomial_is_integrated_exactly(solver):
         plan, x, state, made = solver.plan(denoiser.path, grid), draws((2, 1), 0), solver.init(draws((2, 1), 0)), []
         for i in range(grid.steps):
             x, state, _ = solver.step(denoiser, plan, i, x, state, Fixed())
-            made.append(state[0] if solver.corrector else x)  # the mended state that the step began with, or its end
-        made = made if not solver.corrector else made[1:]
+            if solver.corrector:  # undo the predictor: what remains is the mended state that the step began with
+                gain, weights = onward(solver.quantity, at, i, list(range(i, max(-1, i - points), -1)))
+                made.append((x - sum(w * tau(*at[i - m]) ** power for m, w in enumerate(weights))) / gain)
+            else:
+                made.append(x)
+        made = made[1:] if solver.corrector else made
         for i in range(points, grid.steps - 1):
             (a, s), (b, r) = at[i], at[i + 1]
             step = lagrange([tau(*at[i + 1 - m]) for m in range(power + 1)], tau(a, s), tau(b, r), solver.quantity == "x0")
@@ -358,6 +378,18 @@ def test_ends_without_noise_or_signal(solver, clock):
 
 
 @pytest.mark.parametrize("clock", ["linear_flow", "cosine"])
+def test_encoding_onto_pure_noise_keeps_the_last_answer(clock):
+    # alpha = 0: the clock of eps is infinite there, and the step is DDIM's, sigma_s times the noise found at its start.
+    denoiser, x = gaussian.Exact(gaussian.Path(SCHEDULES[clock]), GMM), draws((4, 2), 1)
+    for order in (1, 2, 3):
+        solver = Multistep("eps", order)
+        before, last = list(trajectory(denoiser, solver, grids.of_times([0.2, 0.4, 0.5, 0.7, 1.0]), x, rng=PerSample(0, 4)))[
+            -2:
+        ]
+        assert relative(last.x, run(denoiser, gaussian.DDIM(), grids.of_times([0.7, 1.0]), before.x)) < 1e-12
+
+
+@pytest.mark.parametrize("clock", ["linear_flow", "cosine"])
 def test_x0_from_pure_noise_waits_for_a_past_of_finite_clock(clock):
     # lambda = -inf at the first stop: DDIM there, no corrector of that step, and no extrapolation through that answer.
     grid = grids.of_times([1.0, 0.8, 0.6, 0.5, 0.3])
@@ -414,3 +446,23 @@ def test_states_and_answers_given_are_not_written_to():
     for solver in SETTINGS:
         stops = [(s.x, s.x.clone()) for s in trajectory(denoiser, solver, grid, draws((3, 2), 0).to(F64), rng=PerSample(0, 3))]
         assert all(torch.equal(now, then) for now, then in stops)
+
+
+def test_more_points_make_the_error_smaller_and_not_the_order():
+    # From r = 3 to .3 the start, which has fewer points, keeps order 3; from pure noise, where it matters little, they help.
+    start = HIGH * draws((6, 2), 11)
+    end, noise = flow(GMM, start, HIGH, LOW), draws((6, 2), 12)
+    data = endpoint(GMM, noise)
+    usual, three = (Multistep("v", 3, corrector=True, points=p) for p in (None, 3))
+
+    def error(solver, clock, grid, x, want):
+        return float((run(gaussian.Exact(gaussian.Path(SCHEDULES[clock]), GMM), solver, grid, x) - want).norm())
+
+    errors = [error(three, "edm", interior("edm", n), start, end) for n in (40, 80)]
+    assert abs(slopes(errors)[0] - 3) < 0.1
+    whole = grids.flow(SCHEDULES["linear_flow"], 40)
+    assert error(three, "linear_flow", whole, noise, data) < 0.5 * error(usual, "linear_flow", whole, noise, data)
+    with pytest.raises(GridError, match="with a corrector predicts from 2 to 4 points, got 1"):
+        Multistep("v", 3, corrector=True, points=1)
+    with pytest.raises(GridError, match="without a corrector predicts from 2 to 4 points, got 5"):
+        Multistep("eps", 2, points=5)

@@ -458,6 +458,30 @@ def test_sa_has_at_least_the_declared_order_in_every_combination(tau, predictor,
     assert slopes(errors)[0] > solver.order - 0.25
 
 
+@pytest.mark.parametrize("builder", ["karras", "log_snr", "flow", "uniform"])
+@pytest.mark.parametrize("clock", ["vp", "linear_flow"])
+def test_sa_is_sound_on_few_steps(clock, builder):
+    # The default is better than the chain's step (no corrector) at every number of steps, and more steps are never worse; the
+    # paper's orders are not sound there: the docstring's reason.
+    path, law = gaussian.Path(SCHEDULES[clock]), normal(draws((4,), 0), spd(4, 3, 0.2, 2.0))
+    exact = gaussian.Exact(path, law)
+    start, end = (exact.marginal(time(t)) for t in (1.0, 0.0))
+
+    def error(solver, steps):
+        grid = grids.GRIDS[builder](path.schedule, steps)
+        mean, cov = propagate(MeanOnly(exact), solver, grid, start.mean[0], start.cov.dense()[0])
+        return relative(mean, end.mean[0]) + relative(cov, end.cov.dense()[0])
+
+    steps = (3, 5, 8, 12, 20, 40)
+    errors = [error(gaussian.SASolver(), n) for n in steps]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] < 2
+    assert all(one < other for one, other in zip(errors, (error(gaussian.SASolver(1.0, 1, 0), n) for n in steps), strict=True))
+    if builder == "karras":
+        assert error(gaussian.SASolver(1.0, 3, 3), 8) > 5
+        assert error(gaussian.SASolver(1.0, 3, 3), 40) < 0.3 * errors[-1]
+
+
 # ---------------------------------------------------------------- along one Brownian path
 
 

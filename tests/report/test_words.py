@@ -146,4 +146,15 @@ def test_a_figure_on_which_a_gaussian_does_better_is_named(change, behind):
     at_floor = DISTANCE | {"value": DISTANCE["floor"], "low": None}
     recall = {"name": "recall", "value": 0.6, "floor": 0.9, "baseline": 0.785, "better": "higher", "unit": "share"}
     found = words.verdict({"figures": [at_floor, recall | change]})
-    assert (found.tone, "A Gaussian does better in recall." in found.sentence) == (("fair", True) if behind else ("good", False))
+    assert (found.tone, "A Gaussian does better in recall." in found.sentence) == (
+        ("fair", True) if behind else ("good", False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("baseline", "behind"),
+    [(1.5, True), (1.95, False), (0.5, False)],  # below the interval, within it, and below the floor, which is no yardstick
+)
+def test_a_distance_at_which_a_gaussian_does_better_is_named(baseline, behind):
+    found = words.verdict({"figures": [DISTANCE | {"baseline": baseline}]})
+    assert ("A Gaussian does better in sliced W2." in found.sentence) == behind

@@ -27,11 +27,13 @@ The *corrector* mends a step when the answer at its end is known, with that answ
 
 It also mends the first step, which has no past. Without it, order 3 makes one call more in the first step.
 
+A mended state is never formed: :math:`x_i` and :math:`x_i^c` start from the same :math:`x_{i-1}^c` and differ in the weights of
+the answers alone, so :math:`x_{i+1}` is a sum of :math:`x_i` and the last answers too, of one more of them.
+
 Sources: Lu et al. 2022 (2211.01095), section 4 (x0); Zhang and Chen 2023 (2204.13902), section 4 (eps); Zhao et al. 2023
 (2302.04867), section 3 (a corrector without a call). Checked by: tests/gaussian/test_multistep.py and test_solvers.py
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,7 +43,7 @@ from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import GridError
-from undrift.gaussian.solvers.plan import Plan, ends, tabulate
+from undrift.gaussian.solvers.plan import Plan, combine, tabulate
 from undrift.gaussian.solvers.stages import CLOCKS, Clock
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
@@ -49,7 +51,8 @@ from undrift.simulate import check_family
 
 __all__ = ["QUANTITIES", "Multistep"]
 
-_NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(32))
+# Gauss-Legendre: exact for polynomials of degree 5, and to rounding for those times exp over steps of up to 20 in log tau.
+_POLYNOMIAL, _EXPONENTIAL = (np.polynomial.legendre.leggauss(n) for n in (3, 24))
 
 
 class Quantity(NamedTuple):
@@ -81,14 +84,17 @@ class Multistep:
         quantity: what is extrapolated, a key of `QUANTITIES`.
         order: of convergence, 1 to 3.
         corrector: mend each step with the answer at its end; needs order 2 or 3.
+        points: answers that the predictor uses, up to 4; as many as the order needs by default. More make the error smaller
+            where steps are short, but the first steps, which have fewer, keep the order.
 
     Raises:
-        GridError: an unknown quantity, or an order out of range.
+        GridError: an unknown quantity, or an order or a number of points out of range.
     """
 
     quantity: str = "x0"
     order: int = 2
     corrector: bool = False
+    points: int | None = None
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
@@ -97,6 +103,11 @@ class Multistep:
         if self.order not in range(low, 4):
             kind = "with a corrector" if self.corrector else "without a corrector"
             raise GridError(f"Multistep {kind} has order {low} to 3, got {self.order}")
+        if not self.order - self.corrector <= self._points <= 4:
+            raise GridError(
+                f"Multistep of order {self.order} {'with' if self.corrector else 'without'} a corrector predicts from "
+                f"{self.order - self.corrector} to 4 points, got {self.points}"
+            )
 
     @property
     def family(self) -> str:
@@ -106,104 +117,122 @@ class Multistep:
     @property
     def _points(self) -> int:
         """How many answers the predictor uses; the corrector uses one more, so it may leave the last one to it."""
-        return self.order - self.corrector
+        return self.order - self.corrector if self.points is None else self.points
 
     @property
     def _two_calls_first(self) -> bool:
         """Order 3 cannot start from a step of order 1, unless a corrector mends it."""
-        return self._points == 3
+        return self.order == 3 and not self.corrector
 
     def calls(self, grid: Grid) -> int:
         """One a step, and one more in the first of several if the order is 3 and there is no corrector."""
         return grid.steps + (self._two_calls_first and grid.steps > 1)
 
     def plan(self, path: Any, grid: Grid) -> Plan:
-        """Weights of (x, x_0) in q; of (x, answers) in the corrector, newest first; of (x, answers) in the predictor."""
+        """Weights of (x, x_0) in q; then of a state and the answers, newest first, in three sums.
+
+        They are the corrector's, from the mended state before; the predictor's, from the mended state; and the two in one,
+        from the state that was asked at, which the step makes.
+        """
         check_family(self, path)
         times = torch.tensor(grid.times, dtype=torch.float64)
         alpha, sigma = path.schedule.alpha(times), path.schedule.sigma(times)
         clock, logarithmic = QUANTITIES[self.quantity]
-        norm, tau = clock.norm(alpha, sigma), clock.tau(alpha, sigma)
-        frozen = path.step_back(*ends(grid), 0.0)[0]
-        steps = _Steps(norm, tau.log() if logarithmic else tau, frozen, logarithmic)
-        state, clean = clock.parts(alpha, sigma)
-        mended = torch.zeros(grid.steps, self._points + 2, dtype=torch.float64)
+        tau = clock.tau(alpha, sigma)
+        rise = alpha if clock is CLOCKS["signal"] else sigma
+        norm, at = clock.norm(alpha, sigma), tau.log() if logarithmic else tau
+        steps = _Steps(norm.numpy(), rise.numpy(), at.numpy(), logarithmic)
+        k = self._points
+        parts, mended, onward = clock.parts(alpha, sigma), np.zeros((grid.steps, k + 2)), steps.weights(k)
         if self.corrector or self._two_calls_first:
-            mended[1:] = steps.weights(self._points + 1, ahead=1)[:-1]
-        columns = torch.cat([state[:-1, None], clean[:-1, None], mended, steps.weights(self._points)], 1)
-        plan = tabulate(self, path, grid, columns.unbind(1))
-        cut = 4 + self._points
-        return Plan(plan.times, tuple((row[:2], row[2:cut], row[cut:]) for row in plan.rows))
+            mended[1:] = steps.weights(k + 1, ahead=1)[:-1]
+        whole = np.zeros_like(mended)
+        whole[:, :-1] = onward
+        if self.corrector:
+            with np.errstate(invalid="ignore"):  # a step of infinite weights is refused by `tabulate`
+                change = mended[1:, 1:].copy()
+                change[:, 1:] -= onward[:-1, 1:]
+                whole[1:, 1:] += onward[1:, :1] * change
+        sums = torch.from_numpy(np.concatenate([mended, onward, whole], 1))
+        plan = tabulate(self, path, grid, torch.cat([torch.stack(parts, 1)[:-1], sums], 1))
+        a, b = 4 + k, 5 + 2 * k
+        return Plan(plan.times, tuple((row[:2], row[2:a], row[a:b], row[b:]) for row in plan.rows))
 
-    def init(self, x: Tensor) -> tuple[None, tuple[Tensor, ...]]:
-        """No mended state and no answers yet."""
-        return None, ()
+    def init(self, x: Tensor) -> tuple[Tensor, ...]:
+        """No answers yet."""
+        return ()
 
     def step(
-        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: tuple[Tensor | None, tuple[Tensor, ...]], rng: Random
-    ) -> tuple[Tensor, Any, Any]:
-        """Ask, mend the step that led here, go on; the state is the mended state and the last answers."""
-        _, mended, onward = plan.rows[i]
-        before, past = state
-        law, answers = self._ask(denoiser, plan, i, x, past)
-        if self.corrector and before is not None:
-            x = _combine(before, answers, mended)
-        ahead = _combine(x, answers, onward)
-        if self._two_calls_first and i == 0 and len(plan.rows) > 1:
-            ahead = _combine(x, self._ask(denoiser, plan, 1, ahead, answers)[1], plan.rows[1][1])
-        return ahead, (x if self.corrector else None, answers[: self._points]), law
+        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, state: tuple[Tensor, ...], rng: Random
+    ) -> tuple[Tensor, tuple[Tensor, ...], Any]:
+        """One call, and one pass for each answer that counts; the state is the last answers, newest first."""
+        law, answer = self._ask(denoiser, plan, i, x)
+        ahead = _sum(x, answer, state, plan.rows[i][3])
+        if i == 0 and self._two_calls_first and len(plan.rows) > 1:
+            there = self._ask(denoiser, plan, 1, ahead)[1]
+            ahead = _sum(x, there, (answer,), plan.rows[1][1])
+        return ahead, (answer, *state)[: self._points - 1 + self.corrector], law
 
-    def _ask(
-        self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor, past: tuple[Tensor, ...]
-    ) -> tuple[Any, tuple[Tensor, ...]]:
-        """The law at x, and its quantity before those of the past."""
+    def _ask(self, denoiser: Denoiser, plan: Plan, i: int, x: Tensor) -> tuple[Any, Tensor]:
+        """The law at x, and its quantity."""
         law = denoiser(x, plan.times[i])
-        state, clean = plan.rows[i][0]
-        return law, (law.mean if (state, clean) == (0, 1) else (x * state).add_(law.mean, alpha=clean), *past)
+        of_state, of_clean = plan.rows[i][0]
+        return law, law.mean if of_state == 0 and of_clean == 1 else combine(x, of_state, law.mean, of_clean)
 
 
-def _combine(x: Tensor, answers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Weights of x, then of each answer, newest first; one pass for each that counts."""
-    x = x * weights[0]
-    for answer, weight in zip(answers, weights[1:], strict=False):
+def _sum(x: Tensor, answer: Tensor, past: tuple[Tensor, ...], weights: tuple[float, ...]) -> Tensor:
+    """Weights of x, of the answer there, and of those before, newest first."""
+    out = combine(x, weights[0], answer, weights[1])
+    for earlier, weight in zip(past, weights[2:], strict=False):
         if weight != 0:
-            x.add_(answer, alpha=weight)
-    return x
+            out.add_(earlier, alpha=weight)
+    return out
 
 
 class _Steps(NamedTuple):
-    """All steps of a grid: norm and clock at its n + 1 times, weight of an answer that is kept over a step, all float64."""
+    """All steps of a grid, float64 arrays: numpy, whose small arrays cost a third of torch's.
 
-    norm: Tensor
-    clock: Tensor
-    frozen: Tensor
+    Attributes:
+        norm: of the quantity, at the n + 1 times.
+        rise: norm times tau where tau is infinite somewhere, and finite there.
+        clock: what the polynomial is in, at the n + 1 times.
+        logarithmic: whether the clock is log tau.
+    """
+
+    norm: np.ndarray
+    rise: np.ndarray
+    clock: np.ndarray
     logarithmic: bool
 
-    def weights(self, points: int, ahead: int = 0) -> Tensor:
+    def weights(self, points: int, ahead: int = 0) -> np.ndarray:
         """Weights of the state and of `points` answers, newest first, shape (n, 1 + points).
 
         The newest answer is that of the step's start, or with ahead = 1 of its end. Left out are answers before the first, and
         those where the clock is infinite; a step that begins or ends there keeps the answer at its start.
         """
-        n = len(self.frozen)
-        index = torch.arange(n)[:, None] + ahead - torch.arange(points)
-        at = torch.where(index >= 0, self.clock[index], torch.inf)
-        known = at.isfinite()
+        n = len(self.norm) - 1
+        index = np.arange(n)[:, None] + ahead - np.arange(points)
+        at = np.where(index >= 0, self.clock[index], np.inf)
+        known = np.isfinite(at)
         start, end = self.clock[:-1, None], self.clock[1:, None]
-        u = 0.5 * (end + start) + 0.5 * (end - start) * _NODES
-        # n_s dtau: the norm, or in the logarithm norm tau_s exp(u - u_s), in which nothing overflows.
-        scale = (self.norm * self.clock.exp() if self.logarithmic else self.norm)[1:, None]
-        density = scale * (torch.exp(u - end) if self.logarithmic else torch.ones_like(u))
-        measure = 0.5 * (end - start) * _WEIGHTS * density
-        out = torch.zeros(n, 1 + points, dtype=torch.float64)
-        out[:, 0] = self.norm[1:] / self.norm[:-1]
-        for j in range(points):
-            basis = measure
-            for other in set(range(points)) - {j}:
-                factor = (u - at[:, other, None]) / (at[:, j, None] - at[:, other, None])
-                basis = basis * torch.where(known[:, other, None], factor, 1.0)
-            out[:, 1 + j] = torch.where(known[:, j], basis.sum(1), 0.0)
-        alone = ~(start.isfinite() & end.isfinite())[:, 0]
-        out[alone, 1:] = 0.0
-        out[alone, 1 + ahead] = self.frozen[alone]
+        nodes, shares = _EXPONENTIAL if self.logarithmic else _POLYNOMIAL
+        out = np.empty((n, 1 + points))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # such a step is replaced, or refused by `tabulate`
+            half = 0.5 * (end - start)
+            u = start + half * (1 + nodes)
+            # n_s dtau: the norm, or in the logarithm norm tau_s exp(u - u_s), in which nothing overflows.
+            measure = self.norm[1:, None] * half * shares
+            if self.logarithmic:
+                measure *= np.exp(u - end) * np.exp(end)
+            out[:, 0] = self.norm[1:] / self.norm[:-1]
+            for j in range(points):
+                basis = measure
+                for other in range(points):
+                    if other != j:
+                        apart = at[:, j, None] - at[:, other, None]
+                        basis = basis * np.where(known[:, other, None], (u - at[:, other, None]) / apart, 1.0)
+                out[:, 1 + j] = np.where(known[:, j], basis.sum(1), 0.0)
+            alone = ~np.isfinite(start + end)[:, 0]
+            out[alone, 1:] = 0.0
+            out[alone, 1 + ahead] = (self.rise[1:] - out[:, 0] * self.rise[:-1])[alone]
         return out

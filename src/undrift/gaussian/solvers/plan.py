@@ -1,8 +1,6 @@
 """A plan: every number that a solver needs for a whole grid, computed once, before the loop, in float64."""
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,7 +38,7 @@ def ticks(grid: Grid) -> tuple[Tensor, ...]:
 
 
 def combine(x: Tensor, gain: float, mean: Tensor, weight: float) -> Tensor:
-    """gain x + weight mean, in one new block of memory: with a second one the step may cost more page faults than arithmetic.
+    """The sum gain x + weight mean, in one new block of memory: a second one may cost more in page faults than the arithmetic.
 
     A mean of another dtype is promoted, not rounded in silence; the trajectory then says so.
     """
@@ -48,26 +46,23 @@ def combine(x: Tensor, gain: float, mean: Tensor, weight: float) -> Tensor:
     return out.add_(mean, alpha=weight) if mean.dtype == out.dtype else torch.add(out, mean, alpha=weight)
 
 
-def tabulate(solver: object, path: Path, grid: Grid, columns: tuple[Tensor, ...]) -> Plan:
-    """A plan from columns of shape (n,).
+def tabulate(solver: object, path: Path, grid: Grid, columns: tuple[Tensor, ...] | Tensor) -> Plan:
+    """A plan from columns of shape (n,), or from a table of them, shape (n, k).
 
     Raises:
         GridError: a number is not finite; names the first such step.
     """
-    table = torch.stack(torch.broadcast_tensors(*columns), 1)
-    rows = tuple(map(tuple, table.tolist()))
-    if bool(table.isfinite().all()):
-        return Plan(ticks(grid), rows)
-    for (t, s), row in zip(pairwise(grid.times), rows, strict=True):
-        if all(math.isfinite(c) for c in row):
-            continue
-        if s > t:
-            raise GridError(
-                f"{type(solver).__name__} has no step from t = {t:g} up to s = {s:g}: a random solver runs from noise to data, "
-                "and a deterministic one encodes from a time with some noise; use DDIM() on a grid that starts above t = 0"
-            )
+    table = columns if isinstance(columns, Tensor) else torch.stack(torch.broadcast_tensors(*columns), 1)
+    finite = table.isfinite().all(1)
+    if bool(finite.all()):
+        return Plan(ticks(grid), tuple(map(tuple, table.tolist())))
+    t, s = grid.pairs()[finite.tolist().index(False)]
+    if s > t:
         raise GridError(
-            f"{type(solver).__name__} has no finite step from t = {t:g} to s = {s:g} on {path.schedule!r}, whose drift "
-            "or noise is infinite there; start and end the grid just inside, or use DDIM, which has such a step"
+            f"{type(solver).__name__} has no step from t = {t:g} up to s = {s:g}: a random solver runs from noise to data, "
+            "and a deterministic one encodes from a time with some noise; use DDIM() on a grid that starts above t = 0"
         )
-    raise AssertionError("unreachable: a number of the table is not finite")
+    raise GridError(
+        f"{type(solver).__name__} has no finite step from t = {t:g} to s = {s:g} on {path.schedule!r}, whose drift "
+        "or noise is infinite there; start and end the grid just inside, or use DDIM, which has such a step"
+    )

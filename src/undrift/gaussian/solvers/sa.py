@@ -13,8 +13,10 @@ The integrals are done by Gauss-Legendre quadrature, once per grid. Where a node
 polynomial stops before it: a step onto sigma = 0 takes the last answer itself, and the step from alpha = 0, linear in
 :math:`e^{(1 + \tau^2) \lambda}`, takes the mean of both in its corrector.
 
-Orders above 1 extrapolate, and the kernel gives the far end of a long step nearly all the weight: with fewer than about 20
-steps over the whole range of noise, predictor=1 and corrector=1 are safer, the more so the larger tau.
+Orders above 1 extrapolate, and the kernel gives the far end of a long step nearly all the weight. With stochasticity 1 and 8
+steps from pure noise to data on Karras's grid, the paper's predictor=3, corrector=3 misses a Gaussian's moments by more than 5
+times their size. Predictor and corrector of order 1, the default, are sound at any number of steps; from 40 on the paper's are
+better there.
 
 Source: Xue et al. 2023 (2309.05019), eq. 14-18 and algorithm 1. Checked by: tests/gaussian/test_stochastic.py
 """
@@ -57,8 +59,8 @@ class SASolver:
     """
 
     stochasticity: float = 1.0
-    predictor: int = 3
-    corrector: int = 3
+    predictor: int = 1
+    corrector: int = 1
 
     def __post_init__(self) -> None:
         if self.stochasticity < 0:

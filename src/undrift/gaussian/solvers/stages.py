@@ -153,7 +153,7 @@ class StagedSolver(ABC):
         for which, columns in kinds:
             flat = [torch.full_like(t[which], len(columns)), *(c for time, weights in columns for c in (time, *weights))]
             table[which, : len(flat)] = torch.stack(torch.broadcast_tensors(*flat), 1)
-        return StagedPlan(tuple(_unpack(row) for row in tabulate(self, path, grid, table.unbind(1)).rows))
+        return StagedPlan(tuple(_unpack(row) for row in tabulate(self, path, grid, table).rows))
 
     def init(self, x: Tensor) -> None:
         """No state."""
