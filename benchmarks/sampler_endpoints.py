@@ -12,7 +12,7 @@ another mode than theirs: one of them is enough to rule a root mean square, and 
 evaluation of the denoiser is counted; who cannot make the number exactly makes the largest it can below.
 
 **Peers.** Every one with its own solvers, ladders and settings, each in the best way it offers
-(`benchmarks/peers/*_samplers.py` say how). Their 1,500 combinations were searched on other mixtures (`--search`); what was
+(`benchmarks/peers/*_samplers.py` say how). Their 1,600 combinations were searched on other mixtures (`--search`); what was
 among the best in any cell (`benchmarks/peers/samplers.json`), and what their authors set, runs here. "The best peer" of a
 cell is picked *after* seeing these very errors, anew for every cell: no user could pick it beforehand. undrift's default is
 one rule for all cells; tuned, it has seen this denoiser, but none of these noises.
@@ -132,7 +132,7 @@ def best(
 
 
 def keep(records: list[Record], args: argparse.Namespace) -> None:
-    """The short list: for each peer, the best few of every cell by either measure."""
+    """The short list: for each peer, the best few of every cell by either measure, and a setting for each way to fail."""
     kept: dict[str, set[str]] = defaultdict(set)
     for key in MEASURES:
         some = errors(records, key)
@@ -140,6 +140,9 @@ def keep(records: list[Record], args: argparse.Namespace) -> None:
             for cell in {cell for cells in some.values() for cell in cells}:
                 ranked = sorted((cells.get(cell, math.inf), name) for (who, name), cells in some.items() if who == peer)
                 kept[peer] |= {name for error, name in ranked[:KEPT] if math.isfinite(error)}
+    for (peer, _), failed in complaints(records).items():
+        if peer in args.only:
+            kept[peer].add(min(r["name"] for r in failed))
     SHORT_LIST.write_text(json.dumps({peer: sorted(names) for peer, names in sorted(kept.items())}, indent=1) + "\n")
     print(f"wrote {SHORT_LIST}: {sum(map(len, kept.values()))} settings")
 
@@ -212,14 +215,19 @@ def ours(some: Errors, args: argparse.Namespace) -> list[str]:
     return lines
 
 
-def troubles(records: list[Record]) -> list[str]:
-    """What went wrong, by peer and kind, as a list."""
+def complaints(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The records of what went wrong, by peer and complaint; the numbers in a complaint make no difference."""
     kinds: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for r in records:
         if "note" in r and r["note"] != "needs more calls":
-            kinds[r["peer"], re.sub(r"[-+.e\d]*\d", "", r["note"])].append(r)  # numbers apart, the same complaint
+            kinds[r["peer"], re.sub(r"[-+.e\d]*\d", "", r["note"])].append(r)
+    return kinds
+
+
+def troubles(records: list[Record]) -> list[str]:
+    """What went wrong, as a list."""
     lines = []
-    for (peer, _), where in sorted(kinds.items()):
+    for (peer, _), where in sorted(complaints(records).items()):
         names = sorted({r["name"] for r in where})
         shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         calls = ", ".join(map(str, sorted({r["calls"] for r in where})))

@@ -4,8 +4,8 @@
 
 The network is an exported program, which needs torch alone. Its labels and preconditioning are functions of the noise level,
 so it serves every Gaussian path, and from pure noise on: above the highest level of its training, where its label would leave
-all that it has seen, it is told that level, and the ODE stays smooth. States are float64, the network float32. The start of a solver at a
-finite noise level is the state of the fine solution there, as for the mixtures.
+all that it has seen, it is told that level, and the ODE stays smooth. States are float64, the network float32. The start of a
+solver at a finite noise level is the state of the fine solution there, as for the mixtures.
 """
 
 import argparse

@@ -46,9 +46,9 @@ def test_the_number_of_calls_alone_decides(calls):
 def test_the_solver_is_as_said():
     path = gaussian.Path(schedules.VP())
     assert default(path, 1).sampler == Multistep("velocity", 1)
-    assert {default(path, n).sampler for n in range(2, 6)} == {Multistep("v", 2)}
+    assert {default(path, n).sampler for n in range(2, 6)} == {Multistep("v_flow", 2)}
     assert {default(path, n).sampler for n in range(6, 15)} == {Multistep("velocity", 3, True)}
-    assert {default(path, n).sampler for n in range(15, 61)} == {Multistep("v", 3, True, points=3)}
+    assert {default(path, n).sampler for n in range(15, 61)} == {Multistep("v_flow", 3, True, points=3)}
 
 
 def test_one_call_is_the_posterior_mean():

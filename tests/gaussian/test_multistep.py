@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from scipy.integrate import quad
 
 from oracles import (
     F64,
@@ -45,7 +46,14 @@ SETTINGS = [
     for order, corrector in ((1, False), (2, False), (3, False), (2, True), (3, True))
 ]
 
-every_setting = pytest.mark.parametrize("solver", SETTINGS, ids=lambda s: f"{s.quantity}-{s.order}-{s.corrector}")
+
+def called(solver: Multistep) -> str:
+    return f"{solver.quantity}-{solver.order}-{solver.corrector}"
+
+
+every_setting = pytest.mark.parametrize("solver", SETTINGS, ids=called)
+# v_flow is a polynomial in another variable than the clock it is integrated in: it has a test by quadrature of its own.
+every_closed_setting = pytest.mark.parametrize("solver", [s for s in SETTINGS if s.quantity != "v_flow"], ids=called)
 
 
 def levels(clock: str, grid: grids.Grid) -> list[tuple[float, float]]:
@@ -130,7 +138,7 @@ def by_hand(denoiser, solver: Multistep, clock: str, grid: grids.Grid, x: torch.
     return x
 
 
-@every_setting
+@every_closed_setting
 @pytest.mark.parametrize("clock", ["vp", "linear_flow", "custom"])
 def test_steps_are_those_written_out(solver, clock):
     # Uneven steps, so that a rule for even ones fails.
@@ -249,7 +257,7 @@ def mends_first(quantity, path, grid):
 
 
 @pytest.mark.parametrize("builder", ["karras", "log_snr", "flow", "uniform"])
-@every_setting
+@every_closed_setting
 def test_weights_of_a_thousand_steps_lose_no_digits(solver, builder):
     # Every stop against 50 digits. The rounding of the clock itself, 1e-16 u / du, is what both are given.
     clock = "vp"
@@ -267,7 +275,7 @@ def test_weights_of_a_thousand_steps_lose_no_digits(solver, builder):
             assert list(rows[i][1][1 : 1 + len(want)]) == pytest.approx(want, abs=1e-10 * scale)
 
 
-@every_setting
+@every_closed_setting
 def test_a_polynomial_is_integrated_exactly(solver):
     # A denoiser whose quantity is u^p, p below the number of answers: after the start-up every step is exact.
     clock, grid = "custom", interior("custom", 7)
@@ -429,7 +437,7 @@ def test_order_3_alone_makes_two_calls_in_its_first_step():
 @pytest.mark.parametrize(
     ("make", "cure"),
     [
-        (lambda: Multistep("score"), "extrapolates one of x0, eps, v, velocity"),
+        (lambda: Multistep("score"), "extrapolates one of x0, eps, v, v_flow, velocity"),
         (lambda: Multistep("x0", 0), "without a corrector has order 1 to 3, got 0"),
         (lambda: Multistep("x0", 4), "without a corrector has order 1 to 3, got 4"),
         (lambda: Multistep("x0", 1, True), "with a corrector has order 2 to 3, got 1"),
@@ -466,3 +474,26 @@ def test_more_points_make_the_error_smaller_and_not_the_order():
         Multistep("v", 3, corrector=True, points=1)
     with pytest.raises(GridError, match="without a corrector predicts from 2 to 4 points, got 5"):
         Multistep("eps", 2, points=5)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.6), (0.6, 0.2), (0.2, 0.0)])
+def test_v_in_the_flow_clock_by_quadrature(start, end):
+    # Weights of the two last answers: integrals over the angle of the line through them in w, by scipy.
+    schedule = SCHEDULES["linear_flow"]
+    times = [*([start + 0.1] if start < 1 else []), start, end]
+    plan = Multistep("v_flow", 2).plan(gaussian.Path(schedule), grids.of_times(times))
+    angles = [math.atan2(t, 1 - t) for t in times]  # on the straight flow w is t itself
+    norm = math.hypot(1 - end, end)
+
+    def w(angle):
+        return math.sin(angle) / (math.sin(angle) + math.cos(angle))
+
+    if start == 1:
+        want = [norm * (angles[1] - angles[0])]
+    else:
+        before, now = times[:2]
+        lines = (lambda a: (w(a) - before) / (now - before), lambda a: (w(a) - now) / (before - now))
+        want = [norm * quad(line, angles[1], angles[2], epsabs=1e-13)[0] for line in lines]
+    got = plan.rows[-1][3][1:]
+    assert got[: len(want)] == pytest.approx(want, abs=1e-12)
+    assert all(weight == 0 for weight in got[len(want) :])

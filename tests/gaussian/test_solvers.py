@@ -451,7 +451,8 @@ def test_deterministic_solvers_invert(solver, clock):
         first = float(SCHEDULES[clock].alpha(time(grid.times[-1]))) * x
         return float((run(denoiser, solver, grid, run(denoiser, solver, grid.flipped(), first)) - first).abs().max())
 
-    if not isinstance(solver, gaussian.EulerMaruyama):  # the others are exact in the noise clock, where a point mass is linear
+    # Most are exact in a clock where a point mass is a line; it is none in t or in the angle.
+    if not isinstance(solver, gaussian.EulerMaruyama) and solver != gaussian.Multistep("v", 2):
         assert round_trip(Point(time([[0.3, 0.4]])), 5) < 1e-10
     assert slopes([round_trip(DATA, n) for n in (40, 80, 160)])[-1] > solver.order - 0.25
 
@@ -497,8 +498,12 @@ def test_limits_are_finite_or_refused_with_the_step(case, clock):
             assert relative(stops[-1].x, stops[-1].law.mean) < 1e-12
 
 
+# Its error changes its sign near 20 of these steps; its order onto both ends is measured in test_multistep.py.
+CROSSING = "multistep-v-1-False"
+
+
 @every_schedule
-@pytest.mark.parametrize("case", [c for c in ORDERED if c.startswith((*FINITE, *EXTRAPOLATING))])
+@pytest.mark.parametrize("case", [c for c in ORDERED if c.startswith((*FINITE, *EXTRAPOLATING)) and c != CROSSING])
 def test_whole_interval_converges(case, clock):
     # From t = 1 (alpha = 0 on some clocks) onto t = 0. Each doubling must remove at least a third of the error.
     schedule = SCHEDULES[clock]

@@ -5,14 +5,14 @@ bent towards data the more, the more steps there are:
 
 .. math:: w_i = w_0\, (1 - i / n)^b, \qquad b = 1 + 0.2 \max(1, n / 10)^{0.8}, \qquad i = 0, \dots, n
 
-============  =====================================================
+============  ==========================================================
 calls         solver
-============  =====================================================
+============  ==========================================================
 1             the posterior mean
-2 to 5        v, order 2: too few answers for a corrector to help
+2 to 5        v_flow, order 2: too few answers for a corrector to help
 6 to 14       velocity, order 3 with corrector
-15 and more   v, order 3 with corrector, predicting from 3 points
-============  =====================================================
+15 and more   v_flow, order 3 with corrector, predicting from 3 points
+============  ==========================================================
 
 Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a network trained on digits
 (`benchmarks/samplers.py`). It depends on the number of calls alone.
@@ -72,7 +72,7 @@ def _sampler(calls: int) -> Multistep:
     if calls == 1:
         return Multistep("velocity", order=1)
     if calls <= 5:
-        return Multistep("v", order=2)
+        return Multistep("v_flow", order=2)
     if calls < 15:
         return Multistep("velocity", order=3, corrector=True)
-    return Multistep("v", order=3, corrector=True, points=3)
+    return Multistep("v_flow", order=3, corrector=True, points=3)

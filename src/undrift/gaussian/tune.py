@@ -39,7 +39,11 @@ BENDS = ((1.0, 1.0), (1.25, 1.0), (1.6, 1.0), (1.25, 1.3), (1.25, 0.8), (1.6, 1.
 """Grids tried, as exponents of `bend`; then those around the best."""
 CURVE = (4, 6, 8, 10, 15, 20, 30, 50)
 """Calls at which the default's error is measured too."""
-PLAIN = (Multistep("v", order=2), Multistep("velocity", order=3, corrector=True), Multistep("v", 3, corrector=True, points=3))
+PLAIN = (
+    Multistep("v_flow", order=2),
+    Multistep("velocity", order=3, corrector=True),
+    Multistep("v_flow", order=3, corrector=True, points=3),
+)
 """Solvers tried as they are on each of these grids; those of `default`."""
 RIDGE, SWEEPS = 1e-2, 4
 

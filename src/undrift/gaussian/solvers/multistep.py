@@ -13,6 +13,7 @@ quantity  q                                   tau                     polynomial
 x0        :math:`\hat x_0`                    alpha / sigma           log(alpha / sigma)
 eps       :math:`\hat z`                      sigma / alpha           tau
 v         :math:`(a \hat z - s \hat x_0)/n`   atan2(sigma, alpha)     tau
+v_flow    the same                            atan2(sigma, alpha)     sigma / (alpha+sigma)
 velocity  :math:`\hat z - \hat x_0`           sigma / (alpha+sigma)   tau
 ========  ==================================  ======================  =====================
 
@@ -34,6 +35,7 @@ Sources: Lu et al. 2022 (2211.01095), section 4 (x0); Zhang and Chen 2023 (2204.
 (2302.04867), section 3 (a corrector without a call). Checked by: tests/gaussian/test_multistep.py and test_solvers.py
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,8 +53,8 @@ from undrift.simulate import check_family
 
 __all__ = ["QUANTITIES", "Multistep"]
 
-# Gauss-Legendre: exact for polynomials of degree 5, and to rounding for those times exp over steps of up to 20 in log tau.
-_POLYNOMIAL, _EXPONENTIAL = (np.polynomial.legendre.leggauss(n) for n in (3, 24))
+# Gauss-Legendre: exact for polynomials of degree 5; to rounding for those times a slope, if log(sigma_t / sigma_s) < 20.
+_FEW, _MANY = (np.polynomial.legendre.leggauss(n) for n in (3, 24))
 
 
 class Quantity(NamedTuple):
@@ -60,17 +62,20 @@ class Quantity(NamedTuple):
 
     Attributes:
         clock: norm, clock and q, a row of `stages.CLOCKS`.
-        logarithmic: whether it is a polynomial in log tau, not in tau.
+        variable: what it is a polynomial in, as a function of the clock tau; tau itself by default.
+        slope: d tau / d variable, as a function of the variable.
     """
 
     clock: Clock
-    logarithmic: bool = False
+    variable: Callable[[Tensor], Tensor] | None = None
+    slope: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "x0": Quantity(CLOCKS["signal"], logarithmic=True),
+    "x0": Quantity(CLOCKS["signal"], torch.log, np.exp),
     "eps": Quantity(CLOCKS["noise"]),
     "v": Quantity(CLOCKS["angle"]),
+    "v_flow": Quantity(CLOCKS["angle"], lambda a: a.sin() / (a.sin() + a.cos()), lambda w: 1 / ((1 - w) ** 2 + w**2)),
     "velocity": Quantity(CLOCKS["flow"]),
 }
 """Every quantity that can be extrapolated. A new one is one entry."""
@@ -137,11 +142,11 @@ class Multistep:
         check_family(self, path)
         times = torch.tensor(grid.times, dtype=torch.float64)
         alpha, sigma = path.schedule.alpha(times), path.schedule.sigma(times)
-        clock, logarithmic = QUANTITIES[self.quantity]
+        clock, variable, slope = QUANTITIES[self.quantity]
         tau = clock.tau(alpha, sigma)
         rise = alpha if clock is CLOCKS["signal"] else sigma
-        norm, at = clock.norm(alpha, sigma), tau.log() if logarithmic else tau
-        steps = _Steps(norm.numpy(), rise.numpy(), at.numpy(), logarithmic)
+        norm, at = clock.norm(alpha, sigma), tau if variable is None else variable(tau)
+        steps = _Steps(norm.numpy(), rise.numpy(), at.numpy(), slope)
         k = self._points
         parts, mended, onward = clock.parts(alpha, sigma), np.zeros((grid.steps, k + 2)), steps.weights(k)
         if self.corrector or self._two_calls_first:
@@ -195,14 +200,14 @@ class _Steps(NamedTuple):
     Attributes:
         norm: of the quantity, at the n + 1 times.
         rise: norm times tau where tau is infinite somewhere, and finite there.
-        clock: what the polynomial is in, at the n + 1 times.
-        logarithmic: whether the clock is log tau.
+        clock: the variable of the polynomial, at the n + 1 times.
+        slope: of tau in it; None where it is tau itself.
     """
 
     norm: np.ndarray
     rise: np.ndarray
     clock: np.ndarray
-    logarithmic: bool
+    slope: Callable[[np.ndarray], np.ndarray] | None
 
     def weights(self, points: int, ahead: int = 0) -> np.ndarray:
         """Weights of the state and of `points` answers, newest first, shape (n, 1 + points).
@@ -215,15 +220,14 @@ class _Steps(NamedTuple):
         at = np.where(index >= 0, self.clock[index], np.inf)
         known = np.isfinite(at)
         start, end = self.clock[:-1, None], self.clock[1:, None]
-        nodes, shares = _EXPONENTIAL if self.logarithmic else _POLYNOMIAL
+        nodes, shares = _FEW if self.slope is None else _MANY
         out = np.empty((n, 1 + points))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # such a step is replaced, or refused by `tabulate`
             half = 0.5 * (end - start)
             u = start + half * (1 + nodes)
-            # n_s dtau: the norm, or in the logarithm norm tau_s exp(u - u_s), in which nothing overflows.
-            measure = self.norm[1:, None] * half * shares
-            if self.logarithmic:
-                measure *= np.exp(u - end) * np.exp(end)
+            measure = self.norm[1:, None] * half * shares  # n_s dtau
+            if self.slope is not None:
+                measure = measure * self.slope(u)
             out[:, 0] = self.norm[1:] / self.norm[:-1]
             for j in range(points):
                 basis = measure
