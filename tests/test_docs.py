@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+FOUND = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+BLOCKS = ["".join(FOUND[:2]), *FOUND[2:]]  # the second goes on with the model of the first
 
 
 def test_there_is_code_to_run():
     assert len(BLOCKS) == 3
+    assert "model.tune" in FOUND[1]
 
 
 def files(folder):
@@ -37,6 +39,8 @@ def test_readme_block_runs(block, tmp_path, monkeypatch):
         # The budgets alone are shortened: what minutes buy is not what this test is about.
         exec(re.sub(r"minutes=\d+", "minutes=0.02, progress=False", block), names)
         assert names["images"].shape == (16, 12, 9, 3)
+        assert names["noise"].shape == (16, 3, 12, 9)
+        assert names["found"].error.median <= names["found"].default.median
         assert list(names["frame"].columns) == ["price", "town", "rooms"]
         assert set(names["frame"]["price"]) == {250000}
         assert names["judged"].evidence["held_out"] == 100

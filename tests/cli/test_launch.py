@@ -34,7 +34,7 @@ def test_two_processes_fit_one_run_and_sample_what_one_would(tmp_path):
     assert sorted(f.name for f in run.iterdir()) == ["metrics.jsonl", "model.safetensors", "recipe.json", "state"]
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2  # after 50 and 60 steps
     said, drawn = launched(tmp_path, "sample", "run", "-n", "21", "--steps", "4")
-    assert said == "21 samples: run/samples.npy\n"
+    assert said == "21 samples of 4 network calls each: run/samples.npy\n"
     assert drawn.count("sample: ") == 2  # its first line and its last
     model = ud.load(run)
     assert model.recipe.settings() == Settings(**model.recipe.training)
