@@ -37,9 +37,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from digits import HERE, ROOT, cpu, make_environment, table
 from torch import Tensor
 
+from pictures import HERE, ROOT, cpu, make_environment, table
 from undrift import gaussian, grids
 from undrift.core import Covariance, Shared
 from undrift.evidence import sliced_w2

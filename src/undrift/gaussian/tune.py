@@ -138,7 +138,8 @@ def tune(
         raise ShapeError(f"tuning fits to half of its starts and judges by the rest; give at least 8, not {len(start)}")
     usual = default(denoiser.path, calls, *grid)
     half = len(start) // 2
-    teacher, spent = _Teacher.of(denoiser, start, max(100, 6 * calls), grid, progress), max(100, 6 * calls)
+    spent = max(100, 6 * calls)
+    teacher = _Teacher.of(denoiser, start, spent, grid, progress)
     ends, unseen = teacher.end[half:], start[half:]
     everyone = torch.arange(len(start))
     fitted, judged = _of(denoiser, everyone[:half]), _of(denoiser, everyone[half:])
@@ -159,7 +160,7 @@ def tune(
         tried.add((data, noise))
         on = spaced(denoiser.path.schedule, calls, *grid, clock="flow", shape=bend(data, noise))
         spent += -(-calls // 2)
-        for sampler in (_fit(fitted, on, usual.sampler, teacher, half), *PLAIN):
+        for sampler in (_fit(fitted, on, usual.sampler, teacher), *PLAIN):
             error = judge(sampler, on)
             if error.median < best.median and error.rms <= 1.05 * plain.rms:
                 best, route, centre = error, Route(sampler, on), (data, noise)
@@ -301,15 +302,13 @@ def _levels(path: Any, times: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     return path.schedule.alpha(t), path.schedule.sigma(t)
 
 
-def _fit(denoiser: Any, grid: Grid, base: Sampler, teacher: _Teacher, half: int) -> Fitted:
+def _fit(denoiser: Any, grid: Grid, base: Sampler, teacher: _Teacher) -> Fitted:
     """Weights of every step, fitted one after the other on the states that they lead to."""
     start = teacher.values[0] * float(sum(level[0] for level in _levels(denoiser.path, grid.times)))
     known, parts, made = _unrolled(denoiser.path, grid, base), [start], []
-    products = torch.empty(half, 0, 0, dtype=torch.float64)
+    products = _bordered(torch.empty(len(start), 0, 0, dtype=torch.float64), parts)
     x = start
     for i, (alpha, sigma) in enumerate(zip(*(level[1:].tolist() for level in _levels(denoiser.path, grid.times)), strict=True)):
-        if i == 0:
-            products = _bordered(products, parts)
         parts.append(denoiser(x, torch.tensor(grid.times[i], dtype=torch.float64)).mean)
         products = _bordered(products, parts)
         weights = known[i + 1, : i + 2].clone()

@@ -11,12 +11,11 @@ Source: the form is the S4S of Frankel et al. 2025 (2502.17423), section 3. Chec
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undrift.core import Random
 from undrift.errors import GridError
-from undrift.gaussian.solvers.plan import Plan
+from undrift.gaussian.solvers.plan import Plan, combine, ticks
 from undrift.grids import Grid
 from undrift.protocols import Denoiser
 from undrift.simulate import check_family
@@ -69,7 +68,7 @@ class Fitted:
                 f"these weights were fitted to a grid of {self.grid.steps} steps and fit no other; use the grid they came "
                 "with, or tune for the number of calls you want"
             )
-        return Plan(tuple(torch.tensor(t, dtype=torch.float64) for t in grid.times), self.rows)
+        return Plan(ticks(grid), self.rows)
 
     def init(self, x: Tensor) -> tuple[Tensor, ...]:
         """The start; answers follow."""
@@ -81,7 +80,7 @@ class Fitted:
         """One call, and one pass for each answer so far."""
         law = denoiser(x, plan.times[i])
         state, row = (*state, law.mean), plan.rows[i]
-        x = state[0] * row[0]
-        for part, weight in zip(state[1:], row[1:], strict=True):
+        x = combine(state[0], row[0], state[1], row[1])
+        for part, weight in zip(state[2:], row[2:], strict=True):
             x.add_(part, alpha=weight)
         return x, state, law
