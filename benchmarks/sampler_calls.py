@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """The options of this part."""
     parser.add_argument("--run", type=Path, help="a run on the digits; trained here by default")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training")
-    parser.add_argument("--samples", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--pilot", type=int, default=64, help="samples that choose each peer's entries")
     parser.add_argument("--fine", type=int, default=160, help="steps of the fine solution, four calls each")
 

@@ -3,7 +3,7 @@
     python on_network.py --problem IN.npz --net NET.pt2 --out OUT.npz --calls 5 6 8 10 --entry azula_samplers.py
 
 The network is an exported program, which needs torch alone. Its labels and preconditioning are functions of the noise level,
-so it serves every Gaussian path, and from pure noise on: above the highest level of its training, where its label would leave
+so it serves every Gaussian path, from pure noise to data: above the highest level of its training, where its label would leave
 all that it has seen, it is told that level, and the ODE stays smooth. States are float64, the network float32. The start of a
 solver at a finite noise level is the state of the fine solution there, as for the mixtures.
 """
@@ -24,7 +24,6 @@ from endpoints import Problem, score
 from torch import Tensor
 
 BATCH = 64
-LOWEST = 1e-3  # noise level below which the network is not asked
 EMPTY = torch.empty(0)
 
 
@@ -41,39 +40,40 @@ class Learned(Problem):
     about: dict[str, Any] | None = None
 
     def clean_and_noise(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-        """Posterior means of the clean end and of the noise."""
+        """Posterior means of the clean end and of the noise, both from the network's answer: nothing is divided by sigma."""
         self.calls += 1
+        alpha, sigma, about = float(alpha), float(sigma), self.about or {}
+        spread = about["data_std"]
+        power = alpha**2 * spread**2 + sigma**2
+        made = self.answer(x / math.sqrt(power), min(math.atan2(sigma, alpha), math.atan(about["top"])))
+        clean = alpha * spread**2 / power * x + sigma * spread / math.sqrt(power) * made
+        return clean, sigma / power * x - alpha * spread / math.sqrt(power) * made
+
+    def answer(self, inputs: Tensor, angle: float) -> Tensor:
+        """What the network says when told this noise level, in batches of the size that it was exported for."""
         about = self.about or {}
-        sigma = max(float(sigma), LOWEST * float(alpha))
-        power = alpha**2 * about["data_std"] ** 2 + sigma**2
-        told, floor = math.atan2(min(sigma, about["top"] * alpha) if alpha else about["top"], alpha or 1), about["floor"]
-        signal, noise = math.cos(told) ** 2, math.sin(told) ** 2
+        signal, noise, floor = math.cos(angle) ** 2, math.sin(angle) ** 2, about["floor"]
         label = math.log((noise + floor**2 * signal) / (signal + floor**2 * noise)) / 8
-        inputs = (x / math.sqrt(power)).float().reshape(-1, *about["shape"])
+        inputs = inputs.float().reshape(-1, *about["shape"])
         padded = torch.cat([inputs, inputs.new_zeros(-len(inputs) % BATCH, *about["shape"])])
         labels = torch.full((BATCH,), label)
-        made = torch.cat([self.net(part, labels) for part in padded.split(BATCH)])[: len(x)].flatten(1).double()
-        skip, out = alpha * about["data_std"] ** 2 / power, sigma * about["data_std"] / math.sqrt(power)
-        clean = skip * x + out * made
-        return clean, (x - alpha * clean) / sigma
+        return torch.cat([self.net(part, labels) for part in padded.split(BATCH)])[: len(inputs)].flatten(1).double()
 
     def true(self, y: Tensor, start: float, stop: float, tolerance: float = 0.0, steps: int = 8) -> Tensor:
-        """By Runge and Kutta's fourth order in the angle, with ever smaller steps towards data, and one of DDIM onto it."""
+        """By Runge and Kutta's fourth order in the angle, with ever smaller steps towards data."""
 
         def slope(y: Tensor, angle: float) -> Tensor:
             clean, noise = self.clean_and_noise(y, math.cos(angle), math.sin(angle))
             return math.cos(angle) * noise - math.sin(angle) * clean
 
-        last = max(stop, 2 * LOWEST)
-        angles = (last + (start - last) * np.linspace(1, 0, steps + 1) ** 1.5).tolist()
-        for now, then in pairwise(angles):
+        for now, then in pairwise((stop + (start - stop) * np.linspace(1, 0, steps + 1) ** 3).tolist()):
             h = then - now
             a = slope(y, now)
             b = slope(y + 0.5 * h * a, now + 0.5 * h)
             c = slope(y + 0.5 * h * b, now + 0.5 * h)
             d = slope(y + h * c, then)
             y = y + h / 6 * (a + 2 * b + 2 * c + d)
-        return y if last == stop else self.clean(y, math.cos(last), math.sin(last))
+        return y
 
 
 def load(file: Path, net: Path) -> Learned:

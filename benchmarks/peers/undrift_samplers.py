@@ -38,7 +38,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "sa": [{"stochasticity": 0}],
     "unipc": [{"predictor": 2}, {"predictor": 3}],
 }
-TUNING = 2048  # numbers in the states that tuning starts from
+TUNING = 10_000  # numbers in the states that tuning starts from, as in `Model.tune`
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def by_default(problem: Problem, calls: int, path: gaussian.Path) -> Tensor:
 
 def tuned(problem: Problem, calls: int, path: gaussian.Path) -> Tensor:
     """`gaussian.tune` on noise of its own."""
-    like = torch.empty(max(64, TUNING // problem.d), problem.d, dtype=F64)
+    like = torch.empty(min(256, max(32, TUNING // problem.d)), problem.d, dtype=F64)
     start = path.prior(like).sample(Shared(problem.seed + 1))
     begun = time.perf_counter()
     chosen = gaussian.tune(Mean(path, problem), start, calls, curve=())

@@ -33,6 +33,7 @@ __all__ = [
     "angle",
     "bend",
     "flow",
+    "graded",
     "karras",
     "log_snr",
     "of_times",
@@ -88,6 +89,38 @@ def bend(data: float = 1.0, noise: float = 1.0) -> Warp:
     if not (data > 0 and noise > 0):
         raise GridError(f"a bend needs two positive exponents, got {data:g} and {noise:g}; 1 leaves the clock as it is")
     return lambda u: 1 - (1 - u**data) ** noise
+
+
+def graded(share: float, scale: float = 1e-3) -> Warp:
+    r"""A shape with a share of the steps equal in log(w + scale), the others in w, the clock from data (0) to noise (1).
+
+    .. math:: u = (1 - \kappa)\, w + \kappa\, \frac{\log(1 + w / a)}{\log(1 + 1 / a)}
+
+    Data has details of every scale, down to one below which there are none: the logarithm meets all of them alike, and the
+    scale says where they end.
+
+    Args:
+        share: kappa in [0, 1).
+        scale: a > 0, a share of the clock's range.
+
+    Raises:
+        GridError: share or scale out of range.
+
+    Checked by: tests/test_grids.py::test_graded_steps_are_equal_in_its_clock
+    """
+    if not (0 <= share < 1 and scale > 0):
+        raise GridError(f"graded steps need a share in [0, 1) and a positive scale, got {share:g} and {scale:g}")
+    log, rest = share / np.log1p(1 / scale), 1 - share
+    if share == 0:
+        return lambda u: u
+    from scipy.special import wrightomega  # imported where it is used: importing undrift stays light
+
+    def warp(u: np.ndarray) -> np.ndarray:
+        # y = (w + a) rest / log solves y + log y = z, and Wright's omega is that y.
+        z = (u + rest * scale) / log + np.log(rest * scale / log)
+        return np.clip(log / rest * wrightomega(z) - scale, 0.0, 1.0)
+
+    return warp
 
 
 @dataclass(frozen=True)
@@ -162,7 +195,7 @@ def spaced(
         start: first time.
         end: last time.
         clock: a key of `CLOCKS`, or a clock.
-        shape: a key of `SHAPES`, or an increasing map of [0, 1] to itself, such as `bend(1.5)`.
+        shape: a key of `SHAPES`, or an increasing map of [0, 1] to itself, such as `bend(1.5)` or `graded(0.2)`.
         sigma_min: noise level at which an endless clock stops before an end without noise; at most half of its first.
         sigma_max: noise level at which it starts after an end without signal; at least twice its last.
 

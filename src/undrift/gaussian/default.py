@@ -1,18 +1,17 @@
 r"""What to sample with where the user says nothing: a solver and its grid for a number of network calls.
 
-The solver is an exponential multistep, and the grid has equal steps on the flow clock :math:`w = \sigma / (\alpha + \sigma)`,
-bent towards data the more, the more steps there are:
+The solver is an exponential multistep. The grid lives on the flow clock :math:`w = \sigma / (\alpha + \sigma)`: a share
+:math:`\kappa` of its steps is equal in :math:`\log(w + 0.001)`, the rest in w (`grids.graded`).
 
-.. math:: w_i = w_0\, (1 - i / n)^b, \qquad b = 1 + 0.2 \max(1, n / 10)^{0.8}, \qquad i = 0, \dots, n
-
-============  ==========================================================
-calls         solver
-============  ==========================================================
-1             the posterior mean
-2 to 5        v_flow, order 2: too few answers for a corrector to help
-6 to 14       velocity, order 3 with corrector
-15 and more   v_flow, order 3 with corrector, predicting from 3 points
-============  ==========================================================
+============  ==============  ==========================================================
+calls         :math:`\kappa`  solver
+============  ==============  ==========================================================
+1             .1              the posterior mean
+2 to 5        .1              v_flow, order 2: too few answers for a corrector to help
+6 to 14       .1              velocity, order 3 with corrector
+15 to 24      .2              v_flow, order 3 with corrector, predicting from 3 points
+25 and more   .2              v_flow, order 3 with corrector, predicting from 4 points
+============  ==============  ==========================================================
 
 Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a network trained on digits
 (`benchmarks/samplers.py`). It depends on the number of calls alone.
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from undrift.errors import GridError
 from undrift.gaussian.path import Path
 from undrift.gaussian.solvers.multistep import Multistep
-from undrift.grids import Grid, bend, spaced
+from undrift.grids import Grid, graded, spaced
 from undrift.protocols import Sampler
 
 __all__ = ["Route", "default"]
@@ -64,7 +63,7 @@ def default(path: Path, calls: int, start: float = 1.0, end: float = 0.0) -> Rou
     """
     if calls < 1:
         raise GridError(f"a sample costs at least one network call, got calls = {calls}")
-    grid = spaced(path.schedule, calls, start, end, clock="flow", shape=bend(1 + 0.2 * max(1, calls / 10) ** 0.8))
+    grid = spaced(path.schedule, calls, start, end, clock="flow", shape=graded(0.1 if calls < 15 else 0.2))
     return Route(_sampler(calls), grid)
 
 
@@ -75,4 +74,4 @@ def _sampler(calls: int) -> Multistep:
         return Multistep("v_flow", order=2)
     if calls < 15:
         return Multistep("velocity", order=3, corrector=True)
-    return Multistep("v_flow", order=3, corrector=True, points=3)
+    return Multistep("v_flow", order=3, corrector=True, points=3 if calls < 25 else 4)

@@ -28,21 +28,22 @@ from undrift.gaussian.default import Route, default
 from undrift.gaussian.denoiser import rows
 from undrift.gaussian.solvers.fitted import Fitted
 from undrift.gaussian.solvers.multistep import Multistep
-from undrift.grids import Grid, bend, spaced
+from undrift.grids import Grid, bend, graded, spaced
 from undrift.laws import Point
 from undrift.protocols import Denoiser, Sampler
 from undrift.simulate import Step, trajectory
 
 __all__ = ["CURVE", "Error", "Tuned", "discretisation", "tune"]
 
-BENDS = ((1.0, 1.0), (1.25, 1.0), (1.6, 1.0), (1.25, 1.3), (1.25, 0.8), (1.6, 1.3))
-"""Grids tried, as exponents of `bend`; then those around the best."""
+SHAPES = ((0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.15, 1.25), (0.15, 0.8), (0.25, 1.25))
+"""Grids tried: the share of `graded`, and the exponent of `bend` that crowds steps near noise; then those around the best."""
 CURVE = (4, 6, 8, 10, 15, 20, 30, 50)
 """Calls at which the default's error is measured too."""
 PLAIN = (
     Multistep("v_flow", order=2),
     Multistep("velocity", order=3, corrector=True),
     Multistep("v_flow", order=3, corrector=True, points=3),
+    Multistep("v_flow", order=3, corrector=True, points=4),
 )
 """Solvers tried as they are on each of these grids; those of `default`."""
 RIDGE, SWEEPS = 1e-2, 4
@@ -150,27 +151,28 @@ def tune(
         return _error(sampler.calls(on), _last(judged, sampler, on, unseen), ends)
 
     plain = judge(usual.sampler, usual.grid)
-    best, route, centre = plain, usual, BENDS[0]
+    best, route, centre = plain, usual, SHAPES[0]
     tried: set[tuple[float, float]] = set()
 
-    def consider(data: float, noise: float) -> None:
+    def consider(share: float, noise: float) -> None:
         nonlocal best, route, centre, spent
-        if (data, noise) in tried:
+        if (share, noise) in tried:
             return
-        tried.add((data, noise))
-        on = spaced(denoiser.path.schedule, calls, *grid, clock="flow", shape=bend(data, noise))
+        tried.add((share, noise))
+        fine, crowded = graded(share), bend(noise=noise)
+        on = spaced(denoiser.path.schedule, calls, *grid, clock="flow", shape=lambda u: crowded(fine(u)))
         spent += -(-calls // 2)
         for sampler in (_fit(fitted, on, usual.sampler, teacher), *PLAIN):
             error = judge(sampler, on)
             if error.median < best.median and error.rms <= 1.05 * plain.rms:
-                best, route, centre = error, Route(sampler, on), (data, noise)
+                best, route, centre = error, Route(sampler, on), (share, noise)
 
     if calls > 1:
-        for data, noise in progress(iter(BENDS), "grids", len(BENDS)):
-            consider(data, noise)
+        for share, noise in progress(iter(SHAPES), "grids", len(SHAPES)):
+            consider(share, noise)
         for step in (1.15, 1.07):
-            data, noise = centre
-            for move in ((data * step, noise), (data / step, noise), (data, noise * step), (data, noise / step)):
+            share, noise = centre
+            for move in ((share * step**2, noise), (share / step**2, noise), (share, noise * step), (share, noise / step)):
                 consider(*move)
     measured = []
     for n in curve:
