@@ -19,7 +19,7 @@ from undrift import schedules
 from undrift.core import Covariance
 from undrift.grids import Grid
 from undrift.laws import Mixture, Normal, Point
-from undrift.simulate import trajectory
+from undrift.simulate import last, trajectory
 
 F64 = torch.float64
 
@@ -217,9 +217,7 @@ class Counted:
 
 def run(denoiser: Any, sampler: Any, grid: Grid, x: Tensor, rng: Any = None) -> Tensor:
     """The last state of a trajectory."""
-    for step in trajectory(denoiser, sampler, grid, x, rng=rng or Fixed()):
-        x = step.x
-    return x
+    return last(trajectory(denoiser, sampler, grid, x, rng=rng or Fixed()))
 
 
 def slopes(errors: Sequence[float]) -> list[float]:

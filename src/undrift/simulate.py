@@ -8,7 +8,7 @@ the end of the grid, checks the result once, and if it is not finite replays the
 Checked by: tests/test_simulate.py and tests/conformance/test_families.py
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from undrift.grids import Grid
 from undrift.laws import Law
 from undrift.protocols import Denoiser, Path, Sampler
 
-__all__ = ["Ancestral", "OneCall", "Step", "check_family", "sample", "trajectory"]
+__all__ = ["Ancestral", "OneCall", "Step", "check_family", "last", "sample", "trajectory"]
 
 
 class Step(NamedTuple):
@@ -83,6 +83,15 @@ def trajectory(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor, *, r
         del law  # its memory serves the next step
 
 
+def last(stops: Iterable[Step]) -> Tensor:
+    """The state at the last stop of a trajectory, shape (B, *E)."""
+    x = torch.empty(0)
+    for step in stops:
+        x = step.x
+        del step  # and with it the answer that made it, whose memory serves the next step
+    return x
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -135,10 +144,7 @@ def sample(
         start = (prior or denoiser.path.prior(like)).sample(source)
         return trajectory(denoiser, sampler, grid, start, rng=source)
 
-    x = like
-    for step in progress(run()):
-        x = step.x
-        del step  # and with it the answer that made it, whose memory serves the next step
+    x = last(progress(run()))
     if bool(x.sum().isfinite() if x.dtype.is_floating_point else (x >= 0).all()) or not bool(_broken(x).any()):
         return x  # a finite sum has no other terms, and is the quickest to see
     for step in run():

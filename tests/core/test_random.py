@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undrift.core import PerSample, Random, Shared
-from undrift.errors import ShapeError
+from undrift.core import Deterministic, PerSample, Random, Shared
+from undrift.errors import GridError, ShapeError
 
 FLOATS = [torch.float32, torch.float64]
 HALVES = [torch.float16, torch.bfloat16]
@@ -111,6 +111,14 @@ def test_another_batch_is_refused_with_the_cure(shape: tuple[int, ...]) -> None:
     assert len(rng) == 3
     with pytest.raises(ShapeError, match=r"3 per-sample streams.*PerSample\(seed, batch_size\), or use Shared\(seed\)"):
         rng.normal(shape, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deterministic_source_refuses(kind: str) -> None:
+    source = Deterministic().replay()
+    assert isinstance(source, Random)
+    with pytest.raises(GridError, match="use a deterministic one"):
+        getattr(source, kind)((2, 3), dtype=torch.float32)
 
 
 def test_an_empty_batch_and_an_empty_event_draw_nothing() -> None:

@@ -109,6 +109,12 @@ def test_what_cannot_encode_is_refused_with_the_cure(sampler, grid, message):
         gaussian.encode(denoiser, draws((2, 2), 0), sampler, grid)
 
 
+def test_a_random_sampler_cannot_decode():
+    denoiser = gaussian.Exact(gaussian.Path(schedules.VP()), GMM)
+    with pytest.raises(GridError, match="draws noise, and here it must not; use a deterministic one"):
+        gaussian.decode(denoiser, draws((2, 2), 0), gaussian.DDPM())
+
+
 def test_nothing_given_is_changed_and_neighbours_do_not_matter():
     denoiser, x_0 = gaussian.Exact(gaussian.Path(schedules.VP()), GMM), draws((5, 2), 1)
     kept = x_0.clone()

@@ -6,7 +6,7 @@ from undrift.core.covariance import Covariance
 from undrift.core.files import write
 from undrift.core.krylov import CG, Arnoldi, RowSum
 from undrift.core.memory import out_of_memory
-from undrift.core.random import PerSample, Random, Shared
+from undrift.core.random import Deterministic, PerSample, Random, Shared
 from undrift.core.seen import Look, Seen
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Arnoldi",
     "Brownian",
     "Covariance",
+    "Deterministic",
     "Look",
     "PerSample",
     "Random",

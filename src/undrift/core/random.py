@@ -1,8 +1,9 @@
 """Randomness with a name: every draw comes from an object that the caller made from a seed.
 
-Two kinds share one interface (`normal`, `uniform`, `replay`). `Shared(seed)` is one fast generator for the whole batch.
+Three kinds share one interface (`normal`, `uniform`, `replay`). `Shared(seed)` is one fast generator for the whole batch.
 `PerSample(seed, indices)` gives every sample a counter-based stream of its own (Philox, keyed by seed and sample index),
 so sample i of seed s draws the same bits whatever the batch size, the number of processes or the order of the work.
+`Deterministic()` refuses, where a result must not depend on noise.
 
 Neither touches a global generator.
 """
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undrift.errors import ShapeError
+from undrift.errors import GridError, ShapeError
 
 _MASK = (1 << 64) - 1
 
@@ -60,6 +61,24 @@ class Shared:
     def replay(self) -> "Shared":
         """The same source, rewound to its seed."""
         return Shared(self.seed, self.device)
+
+
+class Deterministic:
+    """For samplers that must draw nothing: whoever asks it is refused.
+
+    Raises:
+        GridError: on any draw.
+    """
+
+    def normal(self, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """Refused."""
+        raise GridError("this sampler draws noise, and here it must not; use a deterministic one, such as Multistep()")
+
+    uniform = normal
+
+    def replay(self) -> "Deterministic":
+        """Itself."""
+        return self
 
 
 class PerSample:

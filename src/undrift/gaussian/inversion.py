@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import Random, Shared, pad
+from undrift.core import Deterministic, Random, pad
 from undrift.errors import GridError, ShapeError
 from undrift.gaussian.flow import FOLLOW, flow_grid
 from undrift.grids import Grid
 from undrift.protocols import Sampler
-from undrift.simulate import trajectory
+from undrift.simulate import last, trajectory
 from undrift.typing import State
 
 __all__ = ["decode", "edit", "encode", "interpolate", "slerp"]
@@ -52,20 +52,14 @@ def encode(denoiser: Any, x_0: State, sampler: Sampler | None = None, grid: Grid
     Source: Song, Meng and Ermon 2021, section 5.4. Checked by: tests/gaussian/test_inversion.py::test_round_trip
     """
     sampler, grid = _chosen(denoiser, sampler, grid)
-    x = x_0 * _signal(denoiser, grid)
-    for step in trajectory(denoiser, sampler, grid.flipped(), x, rng=Shared(0)):  # random solvers refuse a rising grid
-        x = step.x
-    return x
+    return last(trajectory(denoiser, sampler, grid.flipped(), x_0 * _signal(denoiser, grid), rng=Deterministic()))
 
 
 @torch.no_grad()
 def decode(denoiser: Any, x_1: State, sampler: Sampler | None = None, grid: Grid | None = None) -> State:
     """The data that the probability flow takes a state at the grid's first time to; arguments as in `encode`."""
     sampler, grid = _chosen(denoiser, sampler, grid)
-    x = x_1
-    for step in trajectory(denoiser, sampler, grid, x, rng=Shared(0)):
-        x = step.x
-    return x / _signal(denoiser, grid)
+    return last(trajectory(denoiser, sampler, grid, x_1, rng=Deterministic())) / _signal(denoiser, grid)
 
 
 def slerp(a: State, b: Tensor, weight: float | Tensor, angle: float | None = None) -> State:
@@ -148,9 +142,7 @@ def edit(denoiser: Any, x_0: State, sampler: Sampler, grid: Grid, rng: Random) -
     """
     zero, t = (torch.tensor(time, dtype=torch.float64) for time in (0.0, grid.times[0]))
     x = denoiser.path.corrupt(x_0, zero, t).sample(rng)
-    for step in trajectory(denoiser, sampler, grid, x, rng=rng):
-        x = step.x
-    return x
+    return last(trajectory(denoiser, sampler, grid, x, rng=rng))
 
 
 def _chosen(denoiser: Any, sampler: Sampler | None, grid: Grid | None) -> tuple[Sampler, Grid]:

@@ -1,8 +1,7 @@
 r"""The best route for one model: solver, clock and grid chosen by measured error against a fine solution.
 
-A fine solution from some starts is the teacher. Candidates are the solvers of `default` on grids bent this way and
-that, and for each such grid the weights that a least-squares fit gives them, step after step, on the states that the fitted
-solver itself reaches:
+A fine solution from some starts is the teacher. Candidates are the solvers of `default` on several grids, and for each grid the
+weights that a least-squares fit gives it, step after step, on the states that the fitted solver itself reaches:
 
 .. math:: \min_{a, b} \sum_k \omega_k \Big| x^*_{i+1} - a\, x_0 - \sum_{j \le i} b_j \hat x_0(x_j, t_j) \Big|_k^2
           + \lambda |b - b^{base}|^2
@@ -23,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.errors import GridError, ShapeError
+from undrift.core import Deterministic
+from undrift.errors import ShapeError
 from undrift.gaussian.default import Route, default
 from undrift.gaussian.denoiser import rows
 from undrift.gaussian.solvers.fitted import Fitted
@@ -31,7 +31,7 @@ from undrift.gaussian.solvers.multistep import Multistep
 from undrift.grids import Grid, bend, graded, spaced
 from undrift.laws import Point
 from undrift.protocols import Denoiser, Sampler
-from undrift.simulate import Step, trajectory
+from undrift.simulate import Step, last, trajectory
 
 __all__ = ["CURVE", "Error", "Tuned", "discretisation", "tune"]
 
@@ -148,7 +148,7 @@ def tune(
     def judge(sampler: Sampler, on: Grid) -> Error:
         nonlocal spent
         spent += -(-sampler.calls(on) // 2)
-        return _error(sampler.calls(on), _last(judged, sampler, on, unseen), ends)
+        return _error(sampler.calls(on), last(_run(judged, sampler, on, unseen)), ends)
 
     plain = judge(usual.sampler, usual.grid)
     best, route, centre = plain, usual, SHAPES[0]
@@ -203,7 +203,7 @@ def discretisation(denoiser: Denoiser, route: Route, start: Tensor) -> Tensor:
     fine = default(denoiser.path, 2 * route.calls, route.grid.times[0], route.grid.times[-1])
     if not isinstance(route.sampler, Fitted):
         fine = Route(route.sampler, _halved(route.grid))
-    return _distance(_last(denoiser, route.sampler, route.grid, start), _last(denoiser, fine.sampler, fine.grid, start))
+    return _distance(*(last(_run(denoiser, way.sampler, way.grid, start)) for way in (route, fine)))
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -216,28 +216,8 @@ def _error(calls: int, got: Tensor, want: Tensor) -> Error:
     return Error(calls, float(off.median()), float(off.square().mean().sqrt()))
 
 
-class _Nothing:
-    """A source of randomness that must not be asked."""
-
-    def normal(self, shape: Any, *, dtype: torch.dtype, device: Any = "cpu") -> Tensor:
-        """Refused."""
-        raise GridError("a solver that draws noise has no endpoint to compare; use a deterministic one, such as Multistep()")
-
-    uniform = normal
-
-    def replay(self) -> "_Nothing":
-        """Itself."""
-        return self
-
-
 def _run(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor) -> Iterator[Step]:
-    return trajectory(denoiser, sampler, grid, x, rng=_Nothing())
-
-
-def _last(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor) -> Tensor:
-    for step in _run(denoiser, sampler, grid, x):
-        x = step.x
-    return x
+    return trajectory(denoiser, sampler, grid, x, rng=Deterministic())
 
 
 def _halved(grid: Grid) -> Grid:
