@@ -136,7 +136,7 @@ FAULTS = [
     # grids, likelihoods and encodings of the Gaussian wing
     Fault("graded: share and rest swapped", "grids.py", "share / np.log1p(1 / scale), 1 - share", "(1 - share) / np.log1p(1 / scale), share", "tests/test_grids.py::test_graded_steps_are_equal_in_its_clock"),
     Fault("graded: the scale is not taken off", "grids.py", "wrightomega(z) - scale", "wrightomega(z)", "tests/test_grids.py::test_graded_steps_are_equal_in_its_clock"),
-    Fault("default: few steps' share for many", G + "default.py", "0.1 if calls < 15 else 0.2", "0.1", "tests/gaussian/test_default.py::test_every_number_of_calls_is_met_on_the_grid_of_the_formula"),
+    Fault("default: share of few steps for many", G + "default.py", "min(0.2, max(0.1, calls / 100))", "0.1", "tests/gaussian/test_default.py::test_every_number_of_calls_is_met_on_the_grid_of_the_formula"),
     Fault("default: one step too many", G + "default.py", "spaced(path.schedule, calls, start", "spaced(path.schedule, calls + 1, start", "tests/gaussian/test_default.py::test_every_number_of_calls_is_met_on_the_grid_of_the_formula"),
     Fault("tune: residuals weigh by their size", G + "tune.py", "omega = 1 / (middle + left)", "omega = middle + left", "tests/gaussian/test_tune.py::test_samples_that_went_to_another_mode_have_little_say"),
     Fault("tune: slope at the wrong end", G + "tune.py", "/ float(sigma[i - 1]))", "/ float(alpha[i - 1]))", "tests/gaussian/test_tune.py::test_the_teacher_is_true_at_every_noise_level"),

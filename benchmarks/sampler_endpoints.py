@@ -63,7 +63,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mixtures", type=int, default=5, help="problems for every d, where no seeds are given")
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 6, 8, 10, 15, 20, 30, 50])
-    parser.add_argument("--batch", type=int, default=256, help="start points for each mixture")
+    parser.add_argument("--batch", type=int, default=1024, help="start points for each mixture")
     parser.add_argument("--search", action="store_true", help="every setting of every peer; renews the short list")
     parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES), help="peers")
     parser.add_argument("--records", type=Path, help="where to keep every record, as JSON")

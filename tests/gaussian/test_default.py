@@ -28,8 +28,9 @@ def test_every_number_of_calls_is_met_on_the_grid_of_the_formula(clock, start, e
         assert route.calls == route.sampler.calls(route.grid) == calls
         assert (route.grid.times[0], route.grid.times[-1]) == (start, end)
         w = flow_clock(clock, route.grid)
-        share, u = 0.1 if calls < 15 else 0.2, (w - w[-1]) / (w[0] - w[-1])
-        even = (1 - share) * u + share * np.log1p(u / 0.001) / np.log1p(1 / 0.001)
+        share, scale = (0.2, 0.03) if calls <= 5 else (np.clip(calls / 100, 0.1, 0.2), 0.001)
+        u = (w - w[-1]) / (w[0] - w[-1])
+        even = (1 - share) * u + share * np.log1p(u / scale) / np.log1p(1 / scale)
         np.testing.assert_allclose(even, np.linspace(1, 0, calls + 1), rtol=1e-8, atol=1e-8)  # inverses of the schedules
 
 

@@ -1,25 +1,29 @@
 r"""What to sample with where the user says nothing: a solver and its grid for a number of network calls.
 
 The solver is an exponential multistep. The grid lives on the flow clock :math:`w = \sigma / (\alpha + \sigma)`: a share
-:math:`\kappa` of its steps is equal in :math:`\log(w + 0.001)`, the rest in w (`grids.graded`).
+:math:`\kappa` of its steps is equal in :math:`\log(w + a)`, the rest in w (`grids.graded`).
 
-============  ==============  ==========================================================
-calls         :math:`\kappa`  solver
-============  ==============  ==========================================================
-1             .1              the posterior mean
-2 to 5        .1              v_flow, order 2: too few answers for a corrector to help
-6 to 14       .1              velocity, order 3 with corrector
-15 to 24      .2              v_flow, order 3 with corrector, predicting from 3 points
-25 and more   .2              v_flow, order 3 with corrector, predicting from 4 points
-============  ==============  ==========================================================
+============  ====================  =====  ==========================================================
+calls n       :math:`\kappa`        a      solver
+============  ====================  =====  ==========================================================
+1                                          the posterior mean
+2 to 5        .2                    .03    v_flow, order 2: too few answers for a corrector to help
+6 to 14       n / 100, at least .1  .001   velocity, order 3 with corrector
+15 to 24      n / 100, at most .2   .001   v_flow, order 3 with corrector, predicting from 3 points
+25 and more   .2                    .001   v_flow, order 3 with corrector, predicting from 4 points
+============  ====================  =====  ==========================================================
 
-Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a network trained on digits
+The more calls, the finer the details near data that are worth meeting; with few, the steps are needed where samples choose
+their mode. Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a network trained on digits
 (`benchmarks/samplers.py`). It depends on the number of calls alone.
 
 Checked by: tests/gaussian/test_default.py
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from undrift.errors import GridError
 from undrift.gaussian.path import Path
@@ -63,8 +67,12 @@ def default(path: Path, calls: int, start: float = 1.0, end: float = 0.0) -> Rou
     """
     if calls < 1:
         raise GridError(f"a sample costs at least one network call, got calls = {calls}")
-    grid = spaced(path.schedule, calls, start, end, clock="flow", shape=graded(0.1 if calls < 15 else 0.2))
+    grid = spaced(path.schedule, calls, start, end, clock="flow", shape=_shape(calls))
     return Route(_sampler(calls), grid)
+
+
+def _shape(calls: int) -> Callable[[np.ndarray], np.ndarray]:
+    return graded(0.2, 0.03) if calls <= 5 else graded(min(0.2, max(0.1, calls / 100)))
 
 
 def _sampler(calls: int) -> Multistep:
