@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from pictures import HERE, table
-from sampler_endpoints import ENTRIES, OURS, SHORT_LIST, figure
+from sampler_endpoints import ENTRIES, OURS, SHORT_LIST, Panel, Who, figure, picture, ratio
 
 NEAR = 1.05
 SAME = [f"{kind} {path}" for kind in ("default", "tuned") for path in ("EDM", "trigonometric")]  # as on the flow
@@ -177,15 +177,16 @@ def part(args: argparse.Namespace, python: Path | None) -> list[str]:
         print(f"fine solution; with half its steps off by {float(trust.median()):.1e} (median)", flush=True)
         short = json.loads(SHORT_LIST.read_text())
         few = keep("pilot.npz", noise[: args.pilot], fine[: args.pilot])
-        peers = [] if python is None else [(peer, short.get(peer)) for peer in args.only]
-        found = chosen([record for record, _ in run_all(args, folder, few, [(OURS, None), *peers], python)])
+        peers = [] if python is None else list(args.only)
+        trials = [(OURS, None), *((peer, short.get(peer)) for peer in peers)]
+        found = chosen([record for record, _ in run_all(args, folder, few, trials, python)])
         print(f"{sum(map(len, found.values()))} entries chosen", flush=True)
         made = run_all(args, folder, keep("all.npz", noise, fine), list(found.items()), python)
     w2: Callable[[torch.Tensor], float] = lambda x: sliced_w2(x, real[: args.samples])  # noqa: E731
     least = w2(fine)
     half = len(real) // 2
     yardstick = sliced_w2(real[:half], real[half:])
-    rows: dict[tuple[str, str], dict[int, Record]] = {}
+    rows: dict[Who, dict[int, Record]] = {}
     for record, end in made:
         if end is not None:
             record["ratio"] = w2(torch.from_numpy(end).double()) / least
@@ -202,44 +203,39 @@ def part(args: argparse.Namespace, python: Path | None) -> list[str]:
         f"{yardstick:.4f}, with {half} and {len(real) - half} digits.",
         "",
     ]
+    series = {
+        key: {who: {calls: r[key] for calls, r in by_calls.items()} for who, by_calls in rows.items()}
+        for key in ("rms", "median", "ratio")
+    }
+    drawing = args.out.with_name(f"{args.out.stem}-network.png")
+    shown = [("median", "median error of the endpoint, pixels in [-1, 1]", 0.5), ("ratio", "sliced W2 over the floor", 2.0)]
+    picture([Panel(*words, series[key]) for key, *words in shown], args.calls, peers, drawing)
+    lines += [f"![Error and sliced W2 against calls]({drawing.name})", ""]
     for title, key in (("root mean square of the error", "rms"), ("median of the error", "median")):
-        lines += [f"### Beside the peers, {title}", "", *headline(rows, args, key)]
-    order = sorted(rows, key=lambda who: (who[0] != OURS, who))
+        lines += [f"### Beside the peers, {title}", "", *headline(series[key], args)]
     lines += ["### Sliced W2 to the data, as a multiple of the fine solution's", ""]
     lines += table(
         ["sampler", *(f"{calls} calls" for calls in args.calls), "within 5 % from"],
         [
             [
-                f"{peer}: {name}",
-                *(f"{rows[peer, name][calls]['ratio']:.3f}" if calls in rows[peer, name] else "-" for calls in args.calls),
-                there({calls: rows[peer, name].get(calls, {}).get("ratio", math.inf) for calls in args.calls}),
+                ": ".join(who),
+                *(f"{series['ratio'][who].get(calls, math.inf):.3f}".replace("inf", "-") for calls in args.calls),
+                there({calls: series["ratio"][who].get(calls, math.inf) for calls in args.calls}),
             ]
-            for peer, name in order
+            for who in sorted(rows, key=lambda who: (who[0] != OURS, who))
         ],
     )
-    for title, key in (("Root mean square", "rms"), ("Median", "median")):
-        lines += [f"### {title} of the endpoint error", ""]
-        lines += table(
-            ["sampler", *(f"{calls} calls" for calls in args.calls)],
-            [
-                [
-                    f"{peer}: {name}",
-                    *(figure(rows[peer, name].get(calls, {}).get(key, math.inf)) for calls in args.calls),
-                ]
-                for peer, name in order
-            ],
-        )
     return lines
 
 
-def headline(rows: dict[tuple[str, str], dict[int, Record]], args: argparse.Namespace, key: str) -> list[str]:
+def headline(errors: dict[Who, dict[int, float]], args: argparse.Namespace) -> list[str]:
     """The best peer of every number of calls beside undrift's default and tuned samplers."""
     out = []
     for calls in args.calls:
-        errors = {who: by_calls[calls][key] for who, by_calls in rows.items() if calls in by_calls}
-        theirs = min(((e, *who) for who, e in errors.items() if who[0] != OURS), default=(math.inf, "", ""))
-        ours = [errors.get((OURS, f"{kind} flow"), math.inf) for kind in ("default", "tuned")]
-        ratios = [f"**{theirs[0] / e:.2f}**" if math.isfinite(theirs[0]) and math.isfinite(e) else "-" for e in ours]
-        out.append([str(calls), f"{theirs[1]}: {theirs[2]}", figure(theirs[0]), *map(figure, ours), *ratios])
+        theirs = min(
+            ((e[calls], *who) for who, e in errors.items() if who[0] != OURS and calls in e), default=(math.inf, "", "")
+        )
+        ours = [errors.get((OURS, f"{kind} flow"), {}).get(calls, math.inf) for kind in ("default", "tuned")]
+        out.append([str(calls), ": ".join(theirs[1:]), *map(figure, (theirs[0], *ours)), *(ratio(theirs[0], e) for e in ours)])
     header = ["calls", "best peer", "its error", "undrift default", "undrift tuned", "best peer / default", "best peer / tuned"]
     return table(header, out)

@@ -31,7 +31,7 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,8 +54,10 @@ SHORT_LIST = HERE / "peers/samplers.json"
 MEASURES = {"rms": "root mean square", "median": "median"}
 KEPT = 2  # settings of a cell that the search keeps for each peer
 Record = dict[str, Any]
-Errors = dict[tuple[str, str], dict[tuple[int, int], float]]
-"""(peer, name) -> (d, calls) -> error."""
+Who = tuple[str, str]
+"""A peer, and the name of its entry."""
+Errors = dict[Who, dict[tuple[int, int], float]]
+"""Who -> (d, calls) -> error."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -235,53 +237,65 @@ def troubles(records: list[Record]) -> list[str]:
     return [*(lines or ["- nothing"]), ""]
 
 
-def picture(some: Errors, args: argparse.Namespace, peers: list[str], file: Path) -> None:
-    """Error against calls, a panel for each d: peers grey and thin, their best of each cell black, ours bold."""
+class Panel(NamedTuple):
+    """A panel of a picture: title, label of its axis, highest value of interest, and the lines, value by calls."""
+
+    title: str
+    label: str
+    top: float
+    lines: dict[Who, dict[int, float]]
+
+
+def picture(panels: list[Panel], calls: list[int], peers: list[str], file: Path) -> None:
+    """Lines against calls: peers grey and thin, their best of each number of calls black, ours bold."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullLocator
 
-    drawing, panels = plt.subplots(1, len(args.dims), figsize=(6 * len(args.dims), 5.5), sharey=True, squeeze=False)
+    drawing, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5.5), squeeze=False)
     bold = {"default flow": ("undrift, default", "#c1272d", "o"), "tuned flow": ("undrift, tuned", "#0b5fa5", "s")}
-    lines = {who: cells for who, cells in some.items() if who[0] in peers} | by_solver(some)
-    floor, top = math.inf, 1.0
-    for panel, d in zip(panels[0], args.dims, strict=True):
-        labels = {"peer": "peers, a line for each setting", "own": "undrift's other solvers, best grid"}
-        for (peer, name), cells in lines.items():
-            heights = [cells.get((d, calls), math.inf) for calls in args.calls]
-            heights = [h if math.isfinite(h) and h < 3 * top else math.nan for h in heights]
+    for axis, (title, label, top, lines) in zip(axes[0], panels, strict=True):
+        labels, floor = {"peer": "peers, a line for each setting", "own": "undrift's other solvers, best grid"}, top
+        for (peer, name), line in lines.items():
+            heights = [line.get(n, math.inf) for n in calls]
+            heights = [h if h < 3 * top else math.nan for h in heights]
             floor = min([floor, *(h for h in heights if h > 0)])
             if peer in peers:
-                panel.plot(args.calls, heights, color="0.75", linewidth=0.6, zorder=1, label=labels.pop("peer", None))
+                axis.plot(calls, heights, color="0.75", linewidth=0.6, zorder=1, label=labels.pop("peer", None))
             elif name in bold:
-                label, color, marker = bold[name]
-                panel.plot(args.calls, heights, color=color, linewidth=2.6, marker=marker, markersize=5, zorder=5, label=label)
+                word, color, marker = bold[name]
+                axis.plot(calls, heights, color=color, linewidth=2.6, marker=marker, markersize=5, zorder=5, label=word)
             elif not name.startswith(("default", "tuned")):
-                panel.plot(args.calls, heights, color="#e8a87c", linewidth=0.9, zorder=2, label=labels.pop("own", None))
+                axis.plot(calls, heights, color="#e8a87c", linewidth=0.9, zorder=2, label=labels.pop("own", None))
         if peers:
-            lowest = [best(some, (d, calls), peers)[0] for calls in args.calls]
-            panel.plot(
-                args.calls,
-                lowest,
-                color="black",
-                linewidth=1.6,
-                linestyle="--",
-                zorder=4,
-                label="best peer of each number of calls",
-            )
-        panel.set(xscale="log", yscale="log", xlabel="denoiser calls", title=f"d = {d}")
-        panel.set_xticks(args.calls, [str(calls) for calls in args.calls])
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.grid(visible=True, which="major", color="0.92", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylim(floor / 1.5, 2 * top)
-    panels[0][0].set_ylabel("root-mean-square error of the endpoint, unit of the data")
-    panels[0][0].legend(frameon=False, loc="lower left")
+            lowest = [min(line.get(n, math.inf) for (peer, _), line in lines.items() if peer in peers) for n in calls]
+            style = {"color": "black", "linewidth": 1.6, "linestyle": "--", "zorder": 4}
+            axis.plot(calls, lowest, label="best peer of each number of calls", **style)
+        axis.set(xscale="log", yscale="log", xlabel="denoiser calls", title=title, ylabel=label, ylim=(floor / 1.5, 2 * top))
+        axis.set_xticks(calls, [str(n) for n in calls])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.grid(visible=True, which="major", color="0.92", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False, loc="lower left")
     drawing.tight_layout()
     drawing.savefig(file, dpi=110)
     plt.close(drawing)
+
+
+def panels(some: Errors, dims: list[int]) -> list[Panel]:
+    """One for each d; the others of undrift's solvers on their best grid."""
+    lines = {who: cells for who, cells in some.items() if who[0] != OURS or who[1].startswith(("default", "tuned"))}
+    return [
+        Panel(
+            f"d = {d}",
+            "root-mean-square error of the endpoint, unit of the data",
+            1.0,
+            {who: {n: e for (at, n), e in cells.items() if at == d} for who, cells in (lines | by_solver(some)).items()},
+        )
+        for d in dims
+    ]
 
 
 def part(args: argparse.Namespace, python: Path | None) -> list[str]:
@@ -293,7 +307,7 @@ def part(args: argparse.Namespace, python: Path | None) -> list[str]:
     if args.search:
         keep(records, args)
     by_rms = errors(records, "rms")
-    picture(by_rms, args, peers, args.out.with_suffix(".png"))
+    picture(panels(by_rms, args.dims), args.calls, peers, args.out.with_suffix(".png"))
     lines = ["## (a) Error of the endpoint", "", (__doc__ or "").split("\n\n", 1)[1].strip(), ""]
     lines += [
         f"{len(args.seeds)} mixtures for each d, {args.batch} noises for each; {sum(who[0] in peers for who in by_rms)} "
