@@ -208,7 +208,10 @@ def part(args: argparse.Namespace, python: Path | None) -> list[str]:
         for key in ("rms", "median", "ratio")
     }
     drawing = args.out.with_name(f"{args.out.stem}-network.png")
-    shown = [("median", "median error of the endpoint, pixels in [-1, 1]", 0.5), ("ratio", "sliced W2 over the floor", 2.0)]
+    shown = [
+        ("median", "endpoints", "median error of the endpoint, pixels in [-1, 1]", 0.5),
+        ("ratio", "samples", "sliced W2 to the data over that of the fine solution", 2.0),
+    ]
     picture([Panel(*words, series[key]) for key, *words in shown], args.calls, peers, drawing)
     lines += [f"![Error and sliced W2 against calls]({drawing.name})", ""]
     for title, key in (("root mean square of the error", "rms"), ("median of the error", "median")):
