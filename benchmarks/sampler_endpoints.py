@@ -238,11 +238,12 @@ def troubles(records: list[Record]) -> list[str]:
 
 
 class Panel(NamedTuple):
-    """A panel of a picture: title, label of its axis, highest value of interest, and the lines, value by calls."""
+    """A panel of a picture: title, axis label, the axis' highest value, a level to mark, and the lines, value by calls."""
 
     title: str
     label: str
     top: float
+    mark: float | None
     lines: dict[Who, dict[int, float]]
 
 
@@ -254,26 +255,34 @@ def picture(panels: list[Panel], calls: list[int], peers: list[str], file: Path)
     from matplotlib import pyplot as plt
     from matplotlib.ticker import NullLocator
 
-    drawing, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5.5), squeeze=False)
+    same = len({panel.label for panel in panels}) == 1
+    drawing, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5.5), squeeze=False, sharey=same)
+    floor = math.inf
     bold = {"default flow": ("undrift, default", "#c1272d", "o"), "tuned flow": ("undrift, tuned", "#0b5fa5", "s")}
-    for axis, (title, label, top, lines) in zip(axes[0], panels, strict=True):
-        labels, floor = {"peer": "peers, a line for each setting", "own": "undrift's other solvers, best grid"}, top
+    for axis, (title, label, top, mark, lines) in zip(axes[0], panels, strict=True):
+        labels = {"peer": "peers, a line for each setting", "own": "undrift's other solvers, best grid"}
+        floor = floor if same else math.inf
         for (peer, name), line in lines.items():
             heights = [line.get(n, math.inf) for n in calls]
-            heights = [h if h < 3 * top else math.nan for h in heights]
+            heights = [h if h < 1.5 * top else math.nan for h in heights]  # a little beyond the axis, to leave it slanting
+            if peer not in peers and name not in bold and name.startswith(("default", "tuned")):
+                continue  # the same solvers on another path
             floor = min([floor, *(h for h in heights if h > 0)])
             if peer in peers:
                 axis.plot(calls, heights, color="0.75", linewidth=0.6, zorder=1, label=labels.pop("peer", None))
             elif name in bold:
                 word, color, marker = bold[name]
                 axis.plot(calls, heights, color=color, linewidth=2.6, marker=marker, markersize=5, zorder=5, label=word)
-            elif not name.startswith(("default", "tuned")):
+            else:
                 axis.plot(calls, heights, color="#e8a87c", linewidth=0.9, zorder=2, label=labels.pop("own", None))
         if peers:
-            lowest = [min(line.get(n, math.inf) for (peer, _), line in lines.items() if peer in peers) for n in calls]
+            theirs = [line for (peer, _), line in lines.items() if peer in peers]
+            lowest = [min((line.get(n, math.inf) for line in theirs), default=math.inf) for n in calls]
             style = {"color": "black", "linewidth": 1.6, "linestyle": "--", "zorder": 4}
             axis.plot(calls, lowest, label="best peer of each number of calls", **style)
-        axis.set(xscale="log", yscale="log", xlabel="denoiser calls", title=title, ylabel=label, ylim=(floor / 1.5, 2 * top))
+        axis.set(xscale="log", yscale="log", xlabel="denoiser calls", title=title, ylabel=label, ylim=(floor / 1.5, top))
+        if mark is not None:
+            axis.axhline(mark, color="0.4", linewidth=0.8, linestyle=":")
         axis.set_xticks(calls, [str(n) for n in calls])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(visible=True, which="major", color="0.92", linewidth=0.6)
@@ -286,12 +295,13 @@ def picture(panels: list[Panel], calls: list[int], peers: list[str], file: Path)
 
 def panels(some: Errors, dims: list[int]) -> list[Panel]:
     """One for each d; the others of undrift's solvers on their best grid."""
-    lines = {who: cells for who, cells in some.items() if who[0] != OURS or who[1].startswith(("default", "tuned"))}
+    lines = {who: cells for who, cells in some.items() if who[0] != OURS}
     return [
         Panel(
             f"d = {d}",
             "root-mean-square error of the endpoint, unit of the data",
-            1.0,
+            2.0,
+            None,
             {who: {n: e for (at, n), e in cells.items() if at == d} for who, cells in (lines | by_solver(some)).items()},
         )
         for d in dims

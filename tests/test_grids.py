@@ -173,15 +173,15 @@ def test_bend_crowds_where_it_says(data: float, towards: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.2, 0.9, 0.999])
-@pytest.mark.parametrize("scale", [1e-5, 1e-3, 0.5])
-def test_graded_steps_are_equal_in_its_clock(share: float, scale: float) -> None:
+@pytest.mark.parametrize("finest", [1e-5, 1e-3, 1.0])
+def test_graded_steps_are_equal_in_its_clock(share: float, finest: float) -> None:
     u = np.linspace(0, 1, 1001)
-    w = graded(share, scale)(u)
+    w = graded(share, finest)(u)
     np.testing.assert_allclose(w[[0, -1]], [0, 1], atol=1e-12)
-    np.testing.assert_allclose((1 - share) * w + share * np.log(1 + w / scale) / np.log(1 + 1 / scale), u, atol=1e-9)
+    np.testing.assert_allclose((1 - share) * w + share * np.log(1 + w / finest) / np.log(1 + 1 / finest), u, atol=1e-9)
     assert bool((np.diff(w) > 0).all())
-    grid = spaced(SCHEDULES["linear_flow"], 10, clock="flow", shape=graded(share, scale))
-    np.testing.assert_allclose(grid.times, graded(share, scale)(np.linspace(1, 0, 11)), atol=1e-12)
+    grid = spaced(SCHEDULES["linear_flow"], 10, clock="flow", shape=graded(share, finest))
+    np.testing.assert_allclose(grid.times, graded(share, finest)(np.linspace(1, 0, 11)), atol=1e-12)
 
 
 def test_graded_without_a_share_leaves_the_clock() -> None:
@@ -202,8 +202,10 @@ def test_a_clock_of_ones_own_serves_as_well() -> None:
         (lambda: spaced(SCHEDULES["vp"], 5, shape="linear"), "unknown shape 'linear'; the shapes are uniform, quadratic"),
         (lambda: spaced(None, 5), "other than 'time' needs a schedule"),
         (lambda: bend(0.0), "two positive exponents, got 0 and 1; 1 leaves"),
-        (lambda: graded(1.0), r"a share in \[0, 1\) and a positive scale, got 1 and 0.001"),
+        (lambda: graded(1.0), r"a share in \[0, 1\) and a finest detail in \(0, 1\], got 1 and 0.001"),
         (lambda: graded(0.1, 0.0), "got 0.1 and 0"),
+        (lambda: graded(0.1, math.inf), "got 0.1 and inf"),
+        (lambda: graded(math.nan), "got nan"),
         (lambda: bend(1.0, -1.0), "two positive exponents, got 1 and -1"),
         (lambda: grids.karras(SCHEDULES["vp"], 5, rho=0.0), "needs rho > 0, got 0; 7 is the usual"),
         (lambda: spaced(SCHEDULES["vp"], 5, clock="karras", sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),

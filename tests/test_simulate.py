@@ -14,10 +14,10 @@ from torch import Tensor
 from conformance.families import ROWS, SCHEDULES, SURVIVALS, f64
 from undrift import Ancestral, PerSample, Shared, bridge, discrete, gaussian, grids, sample, schedules, trajectory
 from undrift.core import Covariance
-from undrift.errors import FamilyError, NonFiniteError, ShapeError, TimeError
+from undrift.errors import FamilyError, GridError, NonFiniteError, ShapeError, TimeError
 from undrift.grids import Grid
 from undrift.laws import Categorical, Normal, Point
-from undrift.simulate import check_family
+from undrift.simulate import check_family, last
 
 SAMPLERS = {name: make() for name, make in gaussian.SOLVERS.items()} | {"ancestral": Ancestral()}
 GRIDS = {
@@ -223,8 +223,14 @@ def test_sample_is_the_trajectorys_last_stop() -> None:
     rng = PerSample(5, 2)
     like = torch.empty(2, 3, dtype=torch.float64)
     x = denoiser.path.prior(like).sample(rng)
-    *_, last = trajectory(denoiser, Ancestral(), grid, x, rng=rng)
-    assert torch.equal(sample(denoiser, Ancestral(), grid, (2, 3), seed=5, dtype=torch.float64), last.x)
+    stops = list(trajectory(denoiser, Ancestral(), grid, x, rng=rng))
+    assert torch.equal(sample(denoiser, Ancestral(), grid, (2, 3), seed=5, dtype=torch.float64), stops[-1].x)
+    assert last(stops) is stops[-1].x
+
+
+def test_a_loop_without_stops_is_refused() -> None:
+    with pytest.raises(GridError, match="must hand on every step"):
+        sample(exact("vp"), Ancestral(), grids.uniform(None, 3), (2, 3), seed=0, progress=lambda loop: iter(()))
 
 
 def test_another_source_of_randomness_is_used() -> None:

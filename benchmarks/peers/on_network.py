@@ -4,7 +4,8 @@
 
 The network is an exported program, which needs torch alone. Its labels and preconditioning are functions of the noise level,
 so it serves every Gaussian path, from pure noise to data: above the highest level of its training, where its label would leave
-all that it has seen, it is told that level, and the ODE stays smooth. States are float64, the network float32. The start of a
+all that it has seen, it is told that level, and the ODE stays smooth. Below the lowest, it is told the true one down to the
+floor of its label, as undrift's denoisers are. States are float64, the network float32. The start of a
 solver at a finite noise level is the state of the fine solution there, as for the mixtures.
 """
 
@@ -13,7 +14,7 @@ import importlib
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,25 +38,23 @@ class Learned(Problem):
     """
 
     net: Any = None
-    about: dict[str, Any] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     def clean_and_noise(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         """Posterior means of the clean end and of the noise, both from the network's answer: nothing is divided by sigma."""
         self.calls += 1
-        alpha, sigma, about = float(alpha), float(sigma), self.about or {}
-        spread = about["data_std"]
+        alpha, sigma, spread = float(alpha), float(sigma), self.about["data_std"]
         power = alpha**2 * spread**2 + sigma**2
-        made = self.answer(x / math.sqrt(power), min(math.atan2(sigma, alpha), math.atan(about["top"])))
+        made = self.answer(x / math.sqrt(power), min(math.atan2(sigma, alpha), math.atan(self.about["top"])))
         clean = alpha * spread**2 / power * x + sigma * spread / math.sqrt(power) * made
         return clean, sigma / power * x - alpha * spread / math.sqrt(power) * made
 
     def answer(self, inputs: Tensor, angle: float) -> Tensor:
         """What the network says when told this noise level, in batches of the size that it was exported for."""
-        about = self.about or {}
-        signal, noise, floor = math.cos(angle) ** 2, math.sin(angle) ** 2, about["floor"]
+        signal, noise, floor = math.cos(angle) ** 2, math.sin(angle) ** 2, self.about["floor"]
         label = math.log((noise + floor**2 * signal) / (signal + floor**2 * noise)) / 8
-        inputs = inputs.float().reshape(-1, *about["shape"])
-        padded = torch.cat([inputs, inputs.new_zeros(-len(inputs) % BATCH, *about["shape"])])
+        inputs = inputs.float().reshape(-1, *self.about["shape"])
+        padded = torch.cat([inputs, inputs.new_zeros(-len(inputs) % BATCH, *self.about["shape"])])
         labels = torch.full((BATCH,), label)
         return torch.cat([self.net(part, labels) for part in padded.split(BATCH)])[: len(inputs)].flatten(1).double()
 

@@ -15,10 +15,10 @@ from endpoints import F64, Entry, Problem, largest, run
 from torch import Tensor
 
 from undrift import gaussian, grids, schedules
-from undrift.core import Shared
+from undrift.core import Deterministic, Shared
 from undrift.errors import UndriftError
 from undrift.laws import Point
-from undrift.simulate import trajectory
+from undrift.simulate import last, trajectory
 
 PATHS = {
     "flow": gaussian.Path(schedules.LinearFlow()),
@@ -62,9 +62,7 @@ def solve(problem: Problem, path: gaussian.Path, sampler: Any, grid: grids.Grid)
     one = torch.ones((), dtype=F64)
     x = problem.start(float(path.schedule.alpha(one)), float(path.schedule.sigma(one)))
     problem.calls = 0
-    for step in trajectory(Mean(path, problem), sampler, grid, x, rng=Shared(0)):
-        x = step.x
-    return x
+    return last(trajectory(Mean(path, problem), sampler, grid, x, rng=Deterministic()))
 
 
 def by_default(problem: Problem, calls: int, path: gaussian.Path) -> Tensor:

@@ -36,7 +36,7 @@ class TimeError(UndriftError, ValueError):
 
 
 class GridError(UndriftError, ValueError):
-    """A list of times is no grid, or a grid cannot be built with these settings."""
+    """A list of times is no grid, or a grid or a solver on it cannot be built or used with these settings."""
 
 
 class ScheduleError(UndriftError, ValueError):

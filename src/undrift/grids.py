@@ -91,34 +91,34 @@ def bend(data: float = 1.0, noise: float = 1.0) -> Warp:
     return lambda u: 1 - (1 - u**data) ** noise
 
 
-def graded(share: float, scale: float = 1e-3) -> Warp:
-    r"""A shape with a share of the steps equal in log(w + scale), the others in w, the clock from data (0) to noise (1).
+def graded(share: float, finest: float = 1e-3) -> Warp:
+    r"""A shape with a share of the steps equal in log(w + finest), the others in w, the way from data (0) to noise (1).
 
     .. math:: u = (1 - \kappa)\, w + \kappa\, \frac{\log(1 + w / a)}{\log(1 + 1 / a)}
 
-    Data has details of every scale, down to one below which there are none: the logarithm meets all of them alike, and the
-    scale says where they end.
+    Data has details of every size, down to one below which there are none: the logarithm meets all of them alike, and a says
+    where they end.
 
     Args:
         share: kappa in [0, 1).
-        scale: a > 0, a share of the clock's range.
+        finest: a in (0, 1], as a part of the way on the clock.
 
     Raises:
-        GridError: share or scale out of range.
+        GridError: one of them out of range.
 
     Checked by: tests/test_grids.py::test_graded_steps_are_equal_in_its_clock
     """
-    if not (0 <= share < 1 and scale > 0):
-        raise GridError(f"graded steps need a share in [0, 1) and a positive scale, got {share:g} and {scale:g}")
-    log, rest = share / np.log1p(1 / scale), 1 - share
+    if not (0 <= share < 1 and 0 < finest <= 1):
+        raise GridError(f"graded steps need a share in [0, 1) and a finest detail in (0, 1], got {share:g} and {finest:g}")
     if share == 0:
         return lambda u: u
+    fine, even = share / np.log1p(1 / finest), 1 - share
     from scipy.special import wrightomega  # imported where it is used: importing undrift stays light
 
     def warp(u: np.ndarray) -> np.ndarray:
-        # y = (w + a) rest / log solves y + log y = z, and Wright's omega is that y.
-        z = (u + rest * scale) / log + np.log(rest * scale / log)
-        return np.clip(log / rest * wrightomega(z) - scale, 0.0, 1.0)
+        # y = (w + a) even / fine solves y + log y = z, and Wright's omega is that y.
+        z = (u + even * finest) / fine + np.log(even * finest / fine)
+        return np.clip(fine / even * wrightomega(z) - finest, 0.0, 1.0)
 
     return warp
 

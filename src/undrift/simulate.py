@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from undrift.core import PerSample, Random
-from undrift.errors import FamilyError, NonFiniteError, ShapeError, TimeError
+from undrift.errors import FamilyError, GridError, NonFiniteError, ShapeError, TimeError
 from undrift.grids import Grid
 from undrift.laws import Law
 from undrift.protocols import Denoiser, Path, Sampler
@@ -84,11 +84,22 @@ def trajectory(denoiser: Denoiser, sampler: Sampler, grid: Grid, x: Tensor, *, r
 
 
 def last(stops: Iterable[Step]) -> Tensor:
-    """The state at the last stop of a trajectory, shape (B, *E)."""
-    x = torch.empty(0)
+    """The state at the last stop of a trajectory, shape (B, *E).
+
+    Args:
+        stops: a trajectory, or what a bar made of it.
+
+    Raises:
+        GridError: no stop came.
+
+    Checked by: tests/test_simulate.py::test_a_loop_without_stops_is_refused
+    """
+    x = None
     for step in stops:
         x = step.x
         del step  # and with it the answer that made it, whose memory serves the next step
+    if x is None:
+        raise GridError("the loop came to no stop; what wraps a trajectory, such as progress=, must hand on every step")
     return x
 
 

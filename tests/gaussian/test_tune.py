@@ -79,7 +79,7 @@ def test_it_helps_on_starts_that_it_never_saw(seed, calls):
 @pytest.mark.parametrize("calls", CALLS)
 @every_problem
 def test_the_errors_it_states_are_true(seed, calls):
-    # Medians of 80 and 160 samples that share nothing: 20 % of chance, and some of choosing the least of 42.
+    # Medians of 80 and 160 samples that share nothing: 20 % of chance, and some of choosing the least of 70.
     exact, start, fresh, ends, want = problem(seed)
     route = tuned(seed, calls)
     seen = float(off(exact, route, fresh, want).median())

@@ -5,7 +5,7 @@ Three kinds share one interface (`normal`, `uniform`, `replay`). `Shared(seed)` 
 so sample i of seed s draws the same bits whatever the batch size, the number of processes or the order of the work.
 `Deterministic()` refuses, where a result must not depend on noise.
 
-Neither touches a global generator.
+None of them touches a global generator.
 """
 
 import math

@@ -1,7 +1,8 @@
 r"""What to sample with where the user says nothing: a solver and its grid for a number of network calls.
 
 The solver is an exponential multistep. The grid lives on the flow clock :math:`w = \sigma / (\alpha + \sigma)`: a share
-:math:`\kappa` of its steps is equal in :math:`\log(w + a)`, the rest in w (`grids.graded`).
+:math:`\kappa` of its steps is equal in :math:`\log(w + a)`, the rest in w (`grids.graded`); on a part of the way, the same for
+its part of the clock.
 
 ============  ====================  =====  ==========================================================
 calls n       :math:`\kappa`        a      solver
@@ -13,9 +14,9 @@ calls n       :math:`\kappa`        a      solver
 25 and more   .2                    .001   v_flow, order 3 with corrector, predicting from 4 points
 ============  ====================  =====  ==========================================================
 
-The more calls, the finer the details near data that are worth meeting; with few, the steps are needed where samples choose
-their mode. Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a network trained on digits
-(`benchmarks/samplers.py`). It depends on the number of calls alone.
+The more calls, the finer the details near data that are worth meeting, by a larger share and a smaller a; with few, the steps
+are needed where samples choose their mode. Found by experiment on mixtures of several kinds in 8 and 64 dimensions and on a
+network trained on digits (`benchmarks/samplers.py`). It depends on the number of calls alone.
 
 Checked by: tests/gaussian/test_default.py
 """

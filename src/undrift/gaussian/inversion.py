@@ -57,7 +57,7 @@ def encode(denoiser: Any, x_0: State, sampler: Sampler | None = None, grid: Grid
 
 @torch.no_grad()
 def decode(denoiser: Any, x_1: State, sampler: Sampler | None = None, grid: Grid | None = None) -> State:
-    """The data that the probability flow takes a state at the grid's first time to; arguments as in `encode`."""
+    """The data that the probability flow takes a state at the grid's first time to; arguments and errors as in `encode`."""
     sampler, grid = _chosen(denoiser, sampler, grid)
     return last(trajectory(denoiser, sampler, grid, x_1, rng=Deterministic())) / _signal(denoiser, grid)
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import Random, Shared
+from undrift.core import Deterministic, Random
 from undrift.errors import DataError, GridError, LawError, NonFiniteError
 from undrift.gaussian.flow import FOLLOW, divergence, flow_grid
 from undrift.gaussian.path import Path
@@ -159,7 +159,7 @@ def _along(traced: "_Traced", grid: Grid, x_0: Tensor, prior: Density | None) ->
     norm = torch.hypot(alpha, sigma)
     scale = math.log(float(norm[1])) + math.log(float(alpha[0] / norm[0]))
     x, total = float(alpha[0]) * x_0, torch.zeros(traced.rows, len(x_0), dtype=torch.float64, device=x_0.device)
-    loop = trajectory(traced, FOLLOW, grid, x, rng=Shared(0))  # which a deterministic solver never asks
+    loop = trajectory(traced, FOLLOW, grid, x, rng=Deterministic())
     next(loop)
     for step, (constant, first, middle, last) in zip(loop, divergence(path, grid), strict=True):
         one, two, three, four = traced.taken()

@@ -35,7 +35,7 @@ from undrift.simulate import Step, last, trajectory
 
 __all__ = ["CURVE", "Error", "Tuned", "discretisation", "tune"]
 
-SHAPES = ((0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.15, 1.25), (0.15, 0.8), (0.25, 1.25))
+TRIED = ((0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.15, 1.25), (0.15, 0.8), (0.25, 1.25))
 """Grids tried: the share of `graded`, and the exponent of `bend` that crowds steps near noise; then those around the best."""
 CURVE = (4, 6, 8, 10, 15, 20, 30, 50)
 """Calls at which the default's error is measured too."""
@@ -151,14 +151,14 @@ def tune(
         return _error(sampler.calls(on), last(_run(judged, sampler, on, unseen)), ends)
 
     plain = judge(usual.sampler, usual.grid)
-    best, route, centre = plain, usual, SHAPES[0]
-    tried: set[tuple[float, float]] = set()
+    best, route, centre = plain, usual, TRIED[0]
+    seen: set[tuple[float, float]] = set()
 
     def consider(share: float, noise: float) -> None:
         nonlocal best, route, centre, spent
-        if (share, noise) in tried:
+        if (share, noise) in seen:
             return
-        tried.add((share, noise))
+        seen.add((share, noise))
         fine, crowded = graded(share), bend(noise=noise)
         on = spaced(denoiser.path.schedule, calls, *grid, clock="flow", shape=lambda u: crowded(fine(u)))
         spent += -(-calls // 2)
@@ -168,7 +168,7 @@ def tune(
                 best, route, centre = error, Route(sampler, on), (share, noise)
 
     if calls > 1:
-        for share, noise in progress(iter(SHAPES), "grids", len(SHAPES)):
+        for share, noise in progress(iter(TRIED), "grids", len(TRIED)):
             consider(share, noise)
         for step in (1.15, 1.07):
             share, noise = centre

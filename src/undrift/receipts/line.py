@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.core import Shared
+from undrift.core import Deterministic
 from undrift.errors import GridError
 from undrift.gaussian import EulerMaruyama
 from undrift.grids import Grid
-from undrift.simulate import trajectory
+from undrift.simulate import last, trajectory
 
 __all__ = ["Line", "flow", "propagate"]
 
@@ -94,14 +94,13 @@ def flow(denoiser: Any, solver: Any, grid: Grid, n: int) -> Line:
         n: number of quantiles.
 
     Raises:
-        GridError: two points changed their order: the steps are too coarse.
+        GridError: two points changed their order: the steps are too coarse; or the solver draws noise.
 
     Checked by: tests/receipts/test_line.py::test_a_flow_of_quantiles_is_the_flow_of_the_law
     """
     levels = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     x = denoiser.path.prior(levels[:, None]).variance.sqrt()[:, 0] * torch.special.ndtri(levels)
-    *_, last = trajectory(denoiser, solver, grid, x[:, None], rng=Shared(0))
-    x = last.x[:, 0]
+    x = last(trajectory(denoiser, solver, grid, x[:, None], rng=Deterministic()))[:, 0]
     gaps = x.diff()
     if not bool((gaps > 0).all()):
         raise GridError(f"{int((gaps <= 0).sum())} of {n} points changed their order; take more steps")
